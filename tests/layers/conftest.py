@@ -1,4 +1,4 @@
-"""What the tests of both layers share."""
+"""What the tests of the layers share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both layers on the Keras backends that are not TensorFlow."""
+"""The layers on the Keras backends that are not TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import sys
 import numpy as np
 import pytest
 
-from alexnet_keras.layers import LocalResponseNormalization, PCAColorAugmentation
+from alexnet_keras.layers import (
+    CeilMaxPooling2D,
+    LocalResponseNormalization,
+    PCAColorAugmentation,
+    SpatialResponseNormalization,
+)
 
 # The files keep the tensors of the two backends apart.
 PROGRAM = """
 import keras, numpy as np, tensorflow as tf
-from alexnet_keras.layers import LocalResponseNormalization, PCAColorAugmentation
+from alexnet_keras.layers import (
+    CeilMaxPooling2D, ClassicDropout, LocalResponseNormalization, PCAColorAugmentation,
+    SpatialResponseNormalization)
 
 given, results = dict(np.load("given.npz")), {}
 images, alphas, activations = given["images"], given["alphas"], given["activations"]
@@ -25,6 +32,14 @@ def keep(name, tensor):
 for radius in (0, 2, 9):
     keep(f"lrn{radius}", LocalResponseNormalization(radius, 1.5, 0.3, 0.75)(activations))
 keep("lrn_half", LocalResponseNormalization(dtype="mixed_float16")(activations * 100))
+
+for size in (1, 4, 5):
+    keep(f"spatial{size}", SpatialResponseNormalization(size, 3.0)(activations))
+keep("spatial_half", SpatialResponseNormalization(dtype="mixed_float16")(activations * 100))
+keep("pooled", CeilMaxPooling2D()(activations - 20))
+keep("pooled_half", CeilMaxPooling2D(2, dtype="mixed_float16")(activations - 20))
+keep("dropped", ClassicDropout(0.5, seed=1)(activations, training=True))
+keep("halved", ClassicDropout(0.5)(activations))
 
 for per_image in (False, True):
     layer = PCAColorAugmentation(per_image=per_image, seed=5)
@@ -45,7 +60,8 @@ results["eigenvalues"] = layer.eigenvalues
 
 net = keras.Sequential([
     keras.Input(images.shape[1:]), layer, keras.layers.Conv2D(6, 2),
-    LocalResponseNormalization(), keras.layers.Flatten(), keras.layers.Dense(1)])
+    LocalResponseNormalization(), SpatialResponseNormalization(), CeilMaxPooling2D(),
+    keras.layers.Flatten(), ClassicDropout(0.5), keras.layers.Dense(1)])
 net.compile(keras.optimizers.SGD(1e-6), "mse")
 results["loss"] = net.fit(images, np.ones((len(images), 1)), verbose=0).history["loss"]
 net.save("net.keras")
@@ -60,7 +76,7 @@ np.savez("results.npz", **results)
 
 @pytest.mark.reference
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_both_layers_give_on_another_backend_what_they_give_on_tensorflow(
+def test_the_layers_give_on_another_backend_what_they_give_on_tensorflow(
     backend, repository, tmp_path
 ):
     pytest.importorskip(backend)
@@ -93,6 +109,21 @@ def test_both_layers_give_on_another_backend_what_they_give_on_tensorflow(
     assert results["lrn_half"].dtype == np.float16
     expected = LocalResponseNormalization()(activations * 100)
     np.testing.assert_allclose(results["lrn_half"], expected, rtol=1.01 * 2**-11)
+
+    for size in (1, 4, 5):
+        expected = SpatialResponseNormalization(size, 3.0)(activations)
+        np.testing.assert_allclose(results[f"spatial{size}"], expected, rtol=2e-6)
+    assert results["spatial_half"].dtype == np.float16
+    expected = SpatialResponseNormalization()(activations * 100)
+    np.testing.assert_allclose(results["spatial_half"], expected, rtol=1.01 * 2**-11)
+    np.testing.assert_array_equal(results["pooled"], CeilMaxPooling2D()(activations - 20))
+    expected = CeilMaxPooling2D(2, dtype="mixed_float16")(activations - 20)
+    np.testing.assert_array_equal(results["pooled_half"], expected)
+    # Each backend draws masks of its own.
+    kept = results["dropped"] != 0
+    np.testing.assert_array_equal(results["dropped"], activations * kept)
+    assert 0.2 < kept.mean() < 0.8
+    np.testing.assert_array_equal(results["halved"], activations / 2)
 
     for per_image in (False, True):
         layer = PCAColorAugmentation(per_image=per_image, seed=5)
