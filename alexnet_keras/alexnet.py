@@ -1,11 +1,9 @@
-"""The table of AlexNet's variants, and `AlexNet()`, which builds a row of it."""
+"""`AlexNet()`, which builds a row of the table of variants and fills it with weights."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +12,10 @@ import numpy as np
 from keras import layers
 
 from alexnet_keras.errors import UserError
-from alexnet_keras.layers import LocalResponseNormalization
-from alexnet_keras.weights import PREPROCESSING, load_tensors, read_tensors
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One published or common form of the net. Kernels, strides and pools are the same in all."""
-
-    filters: tuple[int, int, int, int, int]
-    hidden_units: tuple[int, int] = (4096, 4096)
-    #: keyword arguments of LocalResponseNormalization behind pool1 and pool2; None: no norm layers
-    lrn: Mapping[str, float] | None = None
-    dropout: float = 0.5
-    #: the dropout of fc6 and fc7: on their "output" (paper, section 4.2) or on their "input"
-    dropout_on: str = "output"
-    #: "paper": normal .01, biases 1 or 0; "pytorch": uniform within 1 / sqrt(fan in); "he": normal
-    #: with variance 2 / fan in, biases 0 (arXiv:1502.01852)
-    initialization: str = "paper"
-    #: the key in `weights.PREPROCESSING` of what this variant's published weights were trained on
-    preprocessing: str = "paper"
-
-
-# Paper, section 3.3: k = 2, n = 5, alpha = 1e-4, beta = .75; n = 5 is a radius of 2.
-PAPER_LRN = {"depth_radius": 2, "bias": 2.0, "alpha": 1e-4, "beta": 0.75}
-
-VARIANTS: dict[str, Variant] = {
-    # The paper's channels in a single column; pooling before normalization, as many
-    # reimplementations have it. 62,378,344 parameters at 1000 classes.
-    "alexnet": Variant(filters=(96, 256, 384, 384, 256), lrn=PAPER_LRN),
-    # torchvision.models.alexnet, after "One weird trick for parallelizing convolutional neural
-    # networks" (arXiv:1404.5997). 61,100,840 parameters at 1000 classes.
-    "torchvision": Variant(
-        filters=(64, 192, 384, 256, 256),
-        dropout_on="input",
-        initialization="pytorch",
-        preprocessing="torchvision",
-    ),
-}
-
-KERNEL_SIZES = (11, 5, 3, 3, 3)
-# Paper, section 5: biases of 1 feed the ReLUs positive inputs early on.
-BIAS_ONE = ("conv2", "conv4", "conv5", "fc6", "fc7")
-#: 63 px is the smallest side that leaves pool5 one position.
-SMALLEST_INPUT = 63
+from alexnet_keras.tower_names import halves
+from alexnet_keras.towers import initializers, joined, towers_of
+from alexnet_keras.variants import VARIANTS, Variant, variant_row, with_options
+from alexnet_keras.weights import PREPROCESSING, StoredWeights, load_tensors, open_weights
 
 
 def AlexNet(
@@ -70,40 +28,84 @@ def AlexNet(
     classifier_activation: str | None = "softmax",
     name: str = "alexnet",
     variant: str | None = None,
+    *,
+    activation: str | Callable[..., Any] | None = None,
+    normalization: str | None = "auto",
+    dropout: float | None = None,
+    overlapping_pooling: bool | None = None,
+    width: float = 1.0,
+    residual: bool | None = None,
+    tower_devices: Sequence[str] | None = None,
+    skip_mismatch: bool = False,
 ) -> keras.Model:
     """AlexNet as a Keras functional model, with the signature of `keras.applications`.
 
     Layers are named `conv1`..`conv5`, `pool1`, `pool2`, `pool5`, `norm1`, `norm2` (variants with
     local response normalization) and `fc6`, `fc7`, `fc8`. The convolutions and hidden fully
-    connected layers contain their ReLU. Weights and activations are channels-last.
+    connected layers contain their activation where it follows them directly; elsewhere it is a
+    layer of its own (`relu1`). The two towers of `"paper"` and `"release"` have layers of their
+    own, `conv1a` and `conv1b` and so on, as in the 2012 source; `pool2` and `pool5` join them.
+    Weights and activations are channels-last.
 
     Args:
         include_top: whether to put `fc6`, `fc7` and the classifier `fc8` on `pool5`.
-        weights: `None` (random, as published) or the path of a weights file (`.npz` with keys such
-            as `conv1/kernel` in height, width, in, out order). Layers that the file does not hold
-            stay random; a warning names them.
+        weights: `None` (random, as published); `"imagenet"`, the published weights of the variant,
+            downloaded to Keras's cache if need be; a key of `weights.PUBLISHED`; or the path of a
+            weights file: PyTorch `.pth`, `.caffemodel`, `.onnx`, `.npy`, `.npz`, `.weights.h5` or
+            `.keras`. All layers have to be in it with the model's shapes; see `skip_mismatch`.
         input_tensor: a Keras tensor to take as the input, for example the output of a
             preprocessing layer.
-        input_shape: `(height, width, channels)`, `(224, 224, 3)` by default. Without the top,
-            height and width may be `None`. At least 63 px a side.
+        input_shape: `(height, width, channels)`, by default the variant's published size,
+            `(224, 224, 3)` or `(227, 227, 3)`. Without the top, height and width may be `None`.
+            The smallest side is 63 px in most variants.
         pooling: without the top: `None` (pool5's 4-D output), `"avg"` or `"max"` over positions.
         classes: number of classes of `fc8`.
         classifier_activation: activation of `fc8`; `None` returns logits.
         name: name of the model.
-        variant: a key of `VARIANTS`. `None` takes the variant that the weights belong to, and
-            `"alexnet"` where there are none.
+        variant: a key of `VARIANTS`. `None` takes the variant that the weights belong to,
+            `"torchvision"` with `"imagenet"`, and `"alexnet"` without weights.
+        activation: of all layers but the last, by Keras's name or as a function; `None` takes the
+            variant's own, ReLU.
+        normalization: `"lrn"`, `"batch"` (behind all five convolutions, before their activation),
+            `None`, or `"auto"` for the variant's own.
+        dropout: share (0..1) of the outputs of fc6 and fc7 (their inputs in `"torchvision"`) that
+            training drops; `None` takes one half.
+        overlapping_pooling: `False` pools 2x2 instead of 3x3 positions at steps of 2 (paper,
+            section 3.4).
+        width: factor on all channels and hidden units.
+        residual: `True` adds the inputs of conv4 and of conv5 to their outputs before the
+            activation, through a 1x1 convolution (`shortcut4`, `shortcut5`) where the channels
+            differ.
+        tower_devices: for `"paper"` and `"release"`, the devices of the two towers, such as
+            `("GPU:0", "GPU:1")`: variables and operations, backward ones included, lie there, and
+            activations cross only into conv3, fc6, fc7 and fc8. Not saved with the model.
+        skip_mismatch: whether layers may stay random that the weights do not hold or that have
+            other shapes, such as `fc8` with other classes. A warning names them, and
+            `model.loaded` is the whole report.
 
     Returns:
         A `keras.Model`: float images (batch, height, width, 3), already in the range that
         `model.preprocessing` describes, to probabilities (batch, classes) or features.
 
     Raises:
-        UserError: a `ValueError`: an unknown variant, a weights file that is missing, damaged or
-            belongs to another variant, or arguments that contradict each other.
+        UserError: a `ValueError`: an unknown variant, weights that are missing, damaged, out of
+            reach or of another variant, or arguments that contradict each other.
     """
-    tensors = None if weights is None else read_tensors(weights)
-    variant = choose_variant(variant, tensors, weights)
-    row = VARIANTS[variant]
+    if not include_top and dropout is not None:
+        raise UserError(f"dropout={dropout} belongs to fc6 and fc7; it needs include_top=True.")
+    options = {
+        "activation": activation,
+        "normalization": normalization,
+        "dropout": dropout,
+        "overlapping_pooling": overlapping_pooling,
+        "width": width,
+        "residual": residual,
+    }
+    if variant is not None:
+        variant_row(variant)
+    stored = None if weights is None else open_weights(weights, variant)
+    variant = choose_variant(variant, stored, width=width)
+    row = with_options(variant_row(variant), **options)
     model = build(
         row,
         include_top=include_top,
@@ -113,45 +115,61 @@ def AlexNet(
         classes=classes,
         classifier_activation=classifier_activation,
         name=name,
+        tower_devices=tower_devices,
     )
-    # Not part of the saved model: `transfer.classifier` puts it into the graph as a layer.
-    model.preprocessing = PREPROCESSING[row.preprocessing]
-    if tensors is not None:
-        report = load_tensors(model, tensors, weights)
-        if report.fresh:
+    convention = row.preprocessing
+    if stored is not None:
+        convention = stored.preprocessing or convention
+        # Not part of the saved model, as the preprocessing below is not.
+        model.loaded = load_tensors(model, stored.tensors, stored.path, skip_mismatch=skip_mismatch)
+        if model.loaded.fresh:
             warnings.warn(
-                f"{weights} holds no weights for {', '.join(report.fresh)}: they stay random.",
+                f"{stored.path} has no fitting weights for {', '.join(model.loaded.fresh)}: they "
+                "stay random.",
                 stacklevel=2,
             )
+    # `transfer.classifier` and `features` put it into the graph as a layer.
+    model.preprocessing = PREPROCESSING[convention]
     return model
 
 
-def choose_variant(
-    variant: str | None, tensors: Mapping[str, np.ndarray] | None, weights: str | Path | None
-) -> str:
+def choose_variant(variant: str | None, stored: StoredWeights | None, width: float = 1.0) -> str:
     """The name of the variant to build, given what the user asked for and the weights read.
 
     Raises:
-        UserError: the variant is unknown, or the weights belong to no variant or to another one.
+        UserError: the variant is unknown, or the weights belong to none, to another one, or to
+            several while none was asked for.
     """
-    if variant is not None and variant not in VARIANTS:
-        raise UserError(
-            f"There is no variant {variant!r}; the variants are {', '.join(sorted(VARIANTS))}."
-        )
-    if tensors is None:
+    if variant is not None:
+        variant_row(variant)
+    if stored is None:
         return variant or "alexnet"
-    possible = [key for key, row in VARIANTS.items() if _convolutions_fit(row, tensors)]
-    if not possible:
-        shapes = ", ".join(f"{k} {v.shape}" for k, v in sorted(tensors.items()) if "kernel" in k)
+    fitting = [
+        key
+        for key, row in VARIANTS.items()
+        if _convolutions_fit(with_options(row, width=width), stored.tensors)
+    ]
+    possible = [key for key in fitting if not stored.variants or key in stored.variants]
+    if not fitting:
+        shapes = ", ".join(
+            f"{key} {value.shape}"
+            for key, value in sorted(stored.tensors.items())
+            if "kernel" in key
+        )
         raise UserError(
-            f"The weights in {weights} fit no variant ({', '.join(VARIANTS)}): their kernels are "
-            f"{shapes or 'missing'}. Give weights of an AlexNet with kernels in height, width, in, "
-            "out order."
+            f"The weights in {stored.path} fit no variant ({', '.join(VARIANTS)}): their kernels "
+            f"are {shapes or 'missing'}. Give weights of an AlexNet, and their width=."
+        )
+    if variant is None and len(possible) > 1:
+        raise UserError(
+            f"The weights in {stored.path} may belong to {' or '.join(map(repr, possible))}; say "
+            "which with variant=."
         )
     if variant is not None and variant not in possible:
+        theirs = possible or stored.variants
         raise UserError(
-            f"The weights in {weights} do not fit the variant {variant!r}; they fit "
-            f"{', '.join(map(repr, possible))}. Choose that variant or leave it out."
+            f"The weights in {stored.path} do not fit the variant {variant!r}; they fit "
+            f"{', '.join(map(repr, theirs))}. Choose that variant or leave it out."
         )
     return variant or possible[0]
 
@@ -166,6 +184,7 @@ def build(
     classes: int = 1000,
     classifier_activation: str | None = "softmax",
     name: str = "alexnet",
+    tower_devices: Sequence[str] | None = None,
 ) -> keras.Model:
     """The functional model of one row of the table, with random weights; see `AlexNet`."""
     if pooling not in (None, "avg", "max"):
@@ -174,33 +193,31 @@ def build(
         raise UserError(f"pooling={pooling!r} needs include_top=False.")
     if include_top and classes < 1:
         raise UserError(f"classes={classes} must be at least 1.")
-    inputs = _input(input_tensor, input_shape, include_top)
+    towers = towers_of(row, tower_devices)
+    inputs = _input(row, input_tensor, input_shape, include_top)
 
-    x = layers.ZeroPadding2D(2, name="conv1_pad")(inputs)
-    x = _convolution(row, 1, x, strides=4, padding="valid")
-    x = layers.MaxPooling2D(3, strides=2, name="pool1")(x)
-    if row.lrn:
-        x = LocalResponseNormalization(**row.lrn, name="norm1")(x)
-    x = _convolution(row, 2, x)
-    x = layers.MaxPooling2D(3, strides=2, name="pool2")(x)
-    if row.lrn:
-        x = LocalResponseNormalization(**row.lrn, name="norm2")(x)
-    x = _convolution(row, 3, x)
-    x = _convolution(row, 4, x)
-    x = _convolution(row, 5, x)
-    x = layers.MaxPooling2D(3, strides=2, name="pool5")(x)
+    x = inputs
+    if row.conv1_padding != ((0, 0), (0, 0)):
+        x = layers.ZeroPadding2D(row.conv1_padding, name="conv1_pad")(x)
+    maps = [tower.block(1, x) for tower in towers]
+    maps = [tower.block(2, x) for tower, x in zip(towers, maps, strict=True)]
+    pool2 = joined("pool2", maps)
+    maps = [tower.convolution(3, pool2) for tower in towers]
+    maps = [tower.convolution(4, x) for tower, x in zip(towers, maps, strict=True)]
+    maps = [tower.block(5, x) for tower, x in zip(towers, maps, strict=True)]
+    x = joined("pool5", maps)
 
     if include_top:
         x = layers.Flatten(name="flatten")(x)
-        x = _hidden(row, "fc6", row.hidden_units[0], x)
-        x = _hidden(row, "fc7", row.hidden_units[1], x)
+        x = joined("join6", [tower.hidden(6, x) for tower in towers])
+        x = joined("join7", [tower.hidden(7, x) for tower in towers])
         x = layers.Dense(
             classes,
             # float32 under every policy: a softmax in half precision loses small probabilities.
             dtype="float32",
             activation=classifier_activation,
             name="fc8",
-            **_initializers(row, "fc8", fan_in=row.hidden_units[1]),
+            **initializers(row, "fc8", fan_in=row.hidden_units[1]),
         )(x)
     elif pooling == "avg":
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -213,6 +230,7 @@ def build(
 
 
 def _input(
+    row: Variant,
     input_tensor: Any,
     input_shape: tuple[int | None, int | None, int] | None,
     include_top: bool,
@@ -230,13 +248,14 @@ def _input(
                 "; give one of them."
             )
     else:
-        shape = (224, 224, 3) if input_shape is None else tuple(input_shape)
+        shape = (row.image_size, row.image_size, 3) if input_shape is None else tuple(input_shape)
     if len(shape) != 3 or shape[2] is None:
         raise UserError(f"The input is (height, width, channels); received {shape}.")
     sides = [side for side in shape[:2] if side is not None]
-    if any(side < SMALLEST_INPUT for side in sides):
+    smallest = row.smallest_input()
+    if any(side < smallest for side in sides):
         raise UserError(
-            f"AlexNet needs inputs of at least {SMALLEST_INPUT}x{SMALLEST_INPUT} px; received "
+            f"AlexNet needs inputs of at least {smallest}x{smallest} px; received "
             f"{shape[0]}x{shape[1]}."
         )
     if include_top and len(sides) < 2:
@@ -247,50 +266,16 @@ def _input(
     return keras.Input(shape, name="image") if input_tensor is None else input_tensor
 
 
-def _convolution(row: Variant, number: int, x: Any, strides: int = 1, padding: str = "same") -> Any:
-    size = KERNEL_SIZES[number - 1]
-    name = f"conv{number}"
-    return layers.Conv2D(
-        row.filters[number - 1],
-        size,
-        strides=strides,
-        padding=padding,
-        activation="relu",
-        name=name,
-        **_initializers(row, name, fan_in=size * size * x.shape[-1]),
-    )(x)
-
-
-def _hidden(row: Variant, name: str, units: int, x: Any) -> Any:
-    dense = layers.Dense(
-        units, activation="relu", name=name, **_initializers(row, name, fan_in=x.shape[-1])
-    )
-    dropout = layers.Dropout(row.dropout, name=f"drop{name[-1]}")
-    return dense(dropout(x)) if row.dropout_on == "input" else dropout(dense(x))
-
-
-def _initializers(row: Variant, name: str, fan_in: int) -> dict[str, keras.Initializer]:
-    if row.initialization == "paper":
-        return {
-            "kernel_initializer": keras.initializers.RandomNormal(stddev=0.01),
-            "bias_initializer": keras.initializers.Constant(1.0 if name in BIAS_ONE else 0.0),
-        }
-    if row.initialization == "he":
-        # The classifier starts near even odds, whatever its inputs are.
-        kernel = keras.initializers.RandomNormal(stddev=0.01) if name == "fc8" else "he_normal"
-        return {"kernel_initializer": kernel}
-    limit = 1 / math.sqrt(fan_in)
-    return {
-        "kernel_initializer": keras.initializers.RandomUniform(-limit, limit),
-        "bias_initializer": keras.initializers.RandomUniform(-limit, limit),
-    }
-
-
 def _convolutions_fit(row: Variant, tensors: Mapping[str, np.ndarray]) -> bool:
-    inputs = (3, *row.filters)
+    """Whether the kernels among `tensors` have a row's shapes, tower by tower or as one."""
+    expected = row.kernel_shapes()
+    if row.towers == 2:
+        for name, (*shape, filters) in row.kernel_shapes().items():
+            expected |= dict.fromkeys(halves(name), (*shape, filters // 2))
     kernels = {
-        f"conv{i + 1}/kernel": (size, size, inputs[i], row.filters[i])
-        for i, size in enumerate(KERNEL_SIZES)
+        name: tensor.shape
+        for key, tensor in tensors.items()
+        for name, _, variable in [key.partition("/")]
+        if variable == "kernel" and name.startswith("conv")
     }
-    known = [name for name in kernels if name in tensors]
-    return bool(known) and all(tensors[name].shape == kernels[name] for name in known)
+    return bool(kernels) and all(expected.get(name) == shape for name, shape in kernels.items())

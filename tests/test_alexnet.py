@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,30 +10,57 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from alexnet_keras import AlexNet, UserError
-from alexnet_keras.alexnet import KERNEL_SIZES, VARIANTS, build
+from alexnet_keras import AlexNet, ClassicDropout, UserError
+from alexnet_keras.alexnet import build
+from alexnet_keras.variants import KERNEL_SIZES, VARIANTS, with_options
+from alexnet_keras.weights import load_tensors
+from numpy_alexnet import forward, softmax
 
 # Worked out from the published shapes: kernels times channels plus biases.
-PARAMETERS = {"alexnet": 62_378_344, "torchvision": 61_100_840}
+GROUPED = 60_965_224
+PARAMETERS = {
+    "alexnet": 62_378_344,
+    "torchvision": 61_100_840,
+    "paper": GROUPED,
+    "release": GROUPED,
+    "caffe": GROUPED,
+    "caffenet": GROUPED,
+}
+TOWERS = ("paper", "release")
 
 
-def by_hand(filters, classes=1000):
-    sides = zip(KERNEL_SIZES, (3, *filters), filters, strict=False)
+@functools.cache
+def published(variant):
+    """A whole net, which takes a second to fill with random numbers; not to be changed."""
+    return AlexNet(variant=variant)
+
+
+def by_hand(filters, seen):
+    """Parameters at 1000 classes; `seen` are the input channels of conv1 to conv5."""
+    sides = zip(KERNEL_SIZES, seen, filters, strict=True)
     convolutions = sum(k * k * i * o + o for k, i, o in sides)
-    units = (6 * 6 * filters[-1], 4096, 4096, classes)
+    units = (6 * 6 * filters[-1], 4096, 4096, 1000)
     return convolutions + sum(i * o + o for i, o in zip(units, units[1:], strict=False))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameter_counts_are_the_published_ones(variant):
-    assert AlexNet(variant=variant).count_params() == PARAMETERS[variant]
-    assert by_hand(VARIANTS[variant].filters) == PARAMETERS[variant]
+    assert published(variant).count_params() == PARAMETERS[variant]
+    filters = VARIANTS[variant].filters
+    seen = (3, *filters[:-1])
+    if PARAMETERS[variant] == GROUPED:
+        # The paper, section 3.5: conv2, conv4 and conv5 see their own tower only.
+        seen = (3, 48, 256, 192, 192)
+    assert by_hand(filters, seen) == PARAMETERS[variant]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_activations_have_the_published_shapes_and_names(variant):
-    model = AlexNet(variant=variant)
+    model = published(variant)
+    side = 227 if variant in ("caffe", "caffenet") else 224
+    assert model.input_shape == (None, side, side, 3)
     first, second, third, fourth, fifth = VARIANTS[variant].filters
     expected = {
         "conv1": (55, 55, first),
@@ -45,11 +73,17 @@ def test_activations_have_the_published_shapes_and_names(variant):
         "pool5": (6, 6, fifth),
         "fc6": (4096,),
         "fc7": (4096,),
-        "fc8": (1000,),
     }
-    assert {name: model.get_layer(name).output.shape[1:] for name in expected} == expected
     names = [layer.name for layer in model.layers]
-    assert ("norm1" in names and "norm2" in names) == (variant == "alexnet")
+    for name, (*sides, channels) in expected.items():
+        parts = [name] if variant not in TOWERS else [name + "a", name + "b"]
+        for part in parts:
+            assert model.get_layer(part).output.shape[1:] == (*sides, channels // len(parts))
+    assert model.get_layer("pool2").output.shape[1:] == expected["pool2"]
+    assert model.get_layer("pool5").output.shape[1:] == expected["pool5"]
+    assert model.get_layer("fc8").output.shape[1:] == (1000,)
+    assert any(name.startswith("norm2") for name in names) == (variant != "torchvision")
+    assert ("spatial_norm2a" in names) == (variant == "release")
 
 
 def small(variant, **changes):
@@ -57,70 +91,78 @@ def small(variant, **changes):
     return replace(VARIANTS[variant], filters=(6, 8, 10, 12, 8), hidden_units=(16, 12), **changes)
 
 
-def numpy_forward(model, row, image):
-    """The net in float64 loops of its own: im2col convolution, pooling, LRN, dense layers."""
-
-    def weights(name):
-        return [np.asarray(w, dtype=np.float64) for w in model.get_layer(name).get_weights()]
-
-    def convolve(x, name, stride, padding):
-        kernel, bias = weights(name)
-        size = kernel.shape[0]
-        x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(0, 1))
-        windows = windows[::stride, ::stride]  # (rows, columns, channels, size, size)
-        return np.maximum(np.einsum("rcihw,hwio->rco", windows, kernel) + bias, 0)
-
-    def pool(x):
-        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(0, 1))
-        return windows[::2, ::2].max(axis=(-2, -1))
-
-    def norm(x):
-        if row.lrn is None:
-            return x
-        padded = np.pad(x**2, ((0, 0), (0, 0), (2, 2)))
-        total = sum(padded[..., i : i + x.shape[-1]] for i in range(5))
-        return x / (2.0 + 1e-4 * total) ** 0.75
-
-    x = norm(pool(convolve(image, "conv1", 4, 2)))
-    x = norm(pool(convolve(x, "conv2", 1, 2)))
-    for name in ("conv3", "conv4", "conv5"):
-        x = convolve(x, name, 1, 1)
-    x = pool(x).reshape(-1)
-    for name in ("fc6", "fc7"):
-        kernel, bias = weights(name)
-        x = np.maximum(x @ kernel + bias, 0)
-    kernel, bias = weights("fc8")
-    logits = x @ kernel + bias
-    return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+def random_tensors(row, side, classes=7):
+    """Weights large enough for the normalizations to matter and the classes to differ."""
+    rng = np.random.default_rng(0)
+    positions = build(row, input_shape=(side, side, 3)).get_layer("flatten").output.shape[1]
+    sides = (positions, *row.hidden_units, classes)
+    shapes = row.kernel_shapes() | {f"fc{n}": sides[n - 6 : n - 4] for n in (6, 7, 8)}
+    tensors = {}
+    for name, shape in shapes.items():
+        tensors[f"{name}/kernel"] = rng.normal(0, 0.2, shape).astype(np.float32)
+        tensors[f"{name}/bias"] = rng.normal(0, 0.2, shape[-1]).astype(np.float32)
+    return tensors
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("side", [64, 71])
+@pytest.mark.parametrize("side", [67, 96])
 def test_outputs_equal_a_float64_forward_pass(variant, side):
     row = small(variant)
+    tensors = random_tensors(row, side)
     model = build(row, input_shape=(side, side, 3), classes=7)
-    rng = np.random.default_rng(0)
-    # Weights large enough for the normalization to matter and the classes to differ.
-    model.set_weights([rng.normal(0, 0.2, w.shape) for w in model.get_weights()])
-    image = rng.normal(0, 20, (side, side, 3))
+    load_tensors(model, tensors, "the test")
+    image = np.random.default_rng(1).normal(0, 20, (side, side, 3)).astype(np.float32)
     given = model.predict(image[None], verbose=0)[0]
     assert np.ptp(given) > 0.01
-    np.testing.assert_allclose(given, numpy_forward(model, row, image), rtol=1e-4, atol=1e-6)
+    # 2012 halves the outputs of fc6 and fc7 at test time (section 4.2).
+    halved = dict(tensors)
+    if variant in TOWERS:
+        halved["fc7/kernel"] = tensors["fc7/kernel"] / 2
+        halved["fc8/kernel"] = tensors["fc8/kernel"] / 2
+    expected = softmax(forward(variant, halved, image)["fc8"])
+    np.testing.assert_allclose(given, expected, rtol=2e-4, atol=1e-6)
 
 
-def test_initial_weights_are_the_papers():
-    model = AlexNet()
-    for name in ("conv2", "conv3", "fc7", "fc8"):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_deviation_of_a_row_tells_in_its_outputs(variant):
+    """Else the test above would not see a net built as another row."""
+    side, answers = 67, {}
+    for name in VARIANTS:
+        row = small(name)
+        if row.kernel_shapes() != small(variant).kernel_shapes():
+            continue
+        tensors = random_tensors(small(variant), 96)
+        image = np.random.default_rng(1).normal(0, 20, (side, side, 3))
+        tensors = {key: value for key, value in tensors.items() if key.startswith("conv")}
+        answers[name] = forward(name, tensors, image)["pool5"]
+    mine = answers.pop(variant)
+    for other in answers.values():
+        assert other.shape != mine.shape or np.abs(other - mine).max() > 0.01 * np.abs(mine).max()
+
+
+# Standard deviation of kernels and value of biases, from the sources named in variants.py.
+INITIAL = {
+    "alexnet": {"conv2": (0.01, 1), "conv3": (0.01, 0), "fc7": (0.01, 1), "fc8": (0.01, 0)},
+    "paper": {"conv2a": (0.01, 1), "conv3b": (0.01, 0), "fc7a": (0.01, 1), "fc8": (0.01, 0)},
+    "release": {"conv2a": (0.01, 1), "conv3b": (0.03, 0), "conv5a": (0.03, 1), "fc6b": (0.01, 1)},
+    "caffe": {"conv2": (0.01, 0.1), "conv3": (0.01, 0), "fc6": (0.005, 0.1), "fc8": (0.01, 0)},
+    "caffenet": {"conv4": (0.01, 1), "conv1": (0.01, 0), "fc7": (0.005, 1), "fc8": (0.01, 0)},
+}
+
+
+@pytest.mark.parametrize("variant", INITIAL)
+def test_initial_weights_are_the_published_ones(variant):
+    model = published(variant)
+    for name, (deviation, value) in INITIAL[variant].items():
         kernel, bias = model.get_layer(name).get_weights()
-        assert abs(kernel.std() - 0.01) < 2e-4
-        assert abs(kernel.mean()) < 2e-4
-        assert set(bias) == {1.0 if name in ("conv2", "fc7") else 0.0}
+        assert abs(kernel.std() / deviation - 1) < 0.02
+        assert abs(kernel.mean()) < 0.02 * deviation
+        np.testing.assert_array_equal(bias, np.float32(value))
 
 
 def test_torchvision_starts_like_a_pytorch_layer():
     # torch.nn.Conv2d: even in +-1 / sqrt(fan in), for biases too; the deviation is limit / sqrt(3).
-    kernel, bias = AlexNet(variant="torchvision").get_layer("conv3").get_weights()
+    kernel, bias = published("torchvision").get_layer("conv3").get_weights()
     limit = 1 / np.sqrt(192 * 9)
     assert np.abs(kernel).max() <= limit
     assert np.abs(bias).max() <= limit
@@ -163,16 +205,192 @@ def test_a_saved_net_comes_back_the_same(variant, tmp_path):
     np.testing.assert_array_equal(again(images), model(images))
 
 
+OPTIONS = {"input_shape": (80, 80, 3), "classes": 3, "width": 0.1}
+
+
+def layers_of(model, kind):
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batch_normalization_stands_behind_all_convolutions_and_lrn_nowhere(variant):
+    model = AlexNet(variant=variant, normalization="batch", **OPTIONS)
+    towers = 2 if variant in TOWERS else 1
+    names = [layer.name for layer in model.layers]
+    batch = layers_of(model, keras.layers.BatchNormalization)
+    assert len(batch) == 5 * towers
+    for layer in batch:
+        number = layer.name.removeprefix("norm")
+        convolution = model.get_layer(f"conv{number}")
+        assert layer.input is convolution.output
+        assert (convolution.activation.__name__, convolution.use_bias) == ("linear", False)
+    assert not [name for name in names if "spatial" in name]
+    images = np.random.default_rng(0).normal(size=(4, 80, 80, 3)).astype(np.float32)
+    assert np.isfinite(model(images, training=True)).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_normalization_can_be_left_out_or_put_in(variant):
+    without = AlexNet(variant=variant, normalization=None, **OPTIONS)
+    assert not [layer for layer in without.layers if "norm" in layer.name]
+    with_lrn = AlexNet(variant=variant, normalization="lrn", **OPTIONS)
+    assert [layer for layer in with_lrn.layers if layer.name.startswith("norm1")]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pools_without_overlap_give_the_same_sizes(variant):
+    # Paper, section 3.4: "which produces output of equivalent dimensions".
+    model = AlexNet(variant=variant, overlapping_pooling=False, width=0.05)
+    pools = layers_of(model, keras.layers.MaxPooling2D)
+    assert {layer.pool_size for layer in pools} == {(2, 2)}
+    for layer in pools:
+        assert layer.output.shape[:3] == published(variant).get_layer(layer.name).output.shape[:3]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_residual_net_adds_the_inputs_of_conv4_and_conv5_before_the_activation(variant):
+    model = AlexNet(variant=variant, residual=True, include_top=False, **OPTIONS)
+    plain = AlexNet(variant=variant, include_top=False, **OPTIONS)
+    letter = "a" if variant in TOWERS else ""
+    add, convolution = model.get_layer(f"add4{letter}"), model.get_layer(f"conv4{letter}")
+    assert convolution.activation.__name__ == "linear"
+    sources = [tensor._keras_history.operation.name for tensor in add.input]
+    projected = VARIANTS[variant].filters[2] != VARIANTS[variant].filters[3]
+    before = f"shortcut4{letter}" if projected else f"conv3{letter}"
+    assert sources == [before, f"conv4{letter}"]
+    assert model.get_layer(f"relu4{letter}").input is add.output
+    projections = layers_of(model, keras.layers.Conv2D)
+    extra = sum(layer.count_params() for layer in projections if "shortcut" in layer.name)
+    assert model.count_params() == plain.count_params() + extra > plain.count_params()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_width_dropout_and_activation_reach_every_layer(variant):
+    model = AlexNet(variant=variant, activation="tanh", dropout=0.2, **{**OPTIONS, "width": 0.5})
+    towers = 2 if variant in TOWERS else 1
+    filters = VARIANTS[variant].filters
+    first = model.get_layer("conv1a" if towers == 2 else "conv1")
+    assert first.filters == filters[0] // 2 // towers
+    assert model.get_layer("fc6a" if towers == 2 else "fc6").units == 2048 // towers
+    assert {layer.rate for layer in layers_of(model, keras.layers.Dropout)} == {0.2}
+    used = {layer.activation.__name__ for layer in model.layers if hasattr(layer, "activation")}
+    assert used == {"tanh", "softmax"} | ({"linear"} if variant == "release" else set())
+
+
+def test_2012_drops_without_scaling_and_the_others_scale_in_training():
+    for variant in VARIANTS:
+        kinds = {
+            type(layer)
+            for layer in layers_of(AlexNet(variant=variant, **OPTIONS), keras.layers.Dropout)
+        }
+        assert kinds == {ClassicDropout if variant in TOWERS else keras.layers.Dropout}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("overlapping", [True, False])
+def test_the_smallest_input_is_told_and_works(variant, overlapping):
+    options = {"variant": variant, "overlapping_pooling": overlapping, "width": 0.05}
+    row = with_options(VARIANTS[variant], overlapping_pooling=overlapping)
+    side = row.smallest_input()
+    model = AlexNet(input_shape=(side, side, 3), include_top=False, **options)
+    assert model.get_layer("pool5").output.shape[1:3] == (1, 1)
+    with pytest.raises(UserError, match=f"at least {side}x{side} px"):
+        AlexNet(input_shape=(side - 1, 80, 3), include_top=False, **options)
+
+
+@pytest.mark.parametrize("variant", TOWERS)
+def test_towers_on_two_devices_run_there_and_give_what_one_device_gives(variant):
+    row, devices = small(variant), ("CPU:0", "CPU:1")
+    one = build(row, input_shape=(67, 67, 3), classes=7)
+    two = build(row, input_shape=(67, 67, 3), classes=7, tower_devices=devices)
+    for net in (one, two):
+        load_tensors(net, random_tensors(row, 67), "the test")
+    images = np.random.default_rng(0).normal(0, 20, (3, 67, 67, 3)).astype(np.float32)
+    np.testing.assert_allclose(two(images), one(images), atol=1e-6)
+    for layer in two.layers:
+        if layer.name.endswith(("a", "b")) and layer.name not in ("image",):
+            device = devices["ab".index(layer.name[-1])]
+            assert all(weight.value.device.endswith(device) for weight in layer.weights), layer.name
+            output = keras.Model(two.input, layer.output)(images)
+            assert output.device.endswith(device), layer.name
+
+    def step(net):
+        @tf.function
+        def gradients(images):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(net(images, training=False) ** 2)
+            return tape.gradient(loss, net.trainable_variables)
+
+        return gradients
+
+    for given, expected in zip(step(two)(images), step(one)(images), strict=True):
+        np.testing.assert_allclose(given, expected, atol=1e-5 * np.abs(expected).max())
+    graph = step(two).get_concrete_function(images).graph
+    heavy = [
+        op for op in graph.get_operations() if op.type.startswith(("Conv2D", "LRN", "MaxPool"))
+    ]
+    # Forward and backward; a tower's name stands in the name of each of its operations.
+    backward = [op for op in heavy if "Backprop" in op.type or "Grad" in op.type]
+    assert len(heavy) > len(backward) > 10
+    for op in heavy:
+        assert op.device.endswith(devices[0]) or op.device.endswith(devices[1]), op.name
+    placed = {"a": set(), "b": set()}
+    for op in heavy:
+        if op not in backward:
+            layer = next(
+                part for part in op.name.split("/") if part.rstrip("_0123456789")[-1:] in ("a", "b")
+            )
+            placed[layer.rstrip("_0123456789")[-1]].add(op.device[-5:])
+    assert placed == {"a": {"CPU:0"}, "b": {"CPU:1"}}
+
+
+@pytest.mark.parametrize("variant", TOWERS)
+def test_activations_cross_between_devices_only_where_the_nets_cross(variant):
+    net = build(small(variant), input_shape=(67, 67, 3), classes=7)
+    tower = {layer.name: layer.name[-1] for layer in net.layers}
+    crossing = set()
+    for layer in net.layers[1:]:
+        for tensor in keras.tree.flatten(layer.input):
+            source = tensor._keras_history.operation.name
+            mine, theirs = tower[layer.name], tower[source]
+            if mine in "ab" and theirs in "ab" and mine != theirs:
+                crossing.add((source, layer.name))
+    assert crossing == set()
+    joins = {layer.name for layer in layers_of(net, keras.layers.Concatenate)}
+    assert joins == {"pool2", "pool5", "join6", "join7"}
+
+
+def test_a_net_on_two_devices_trains_and_is_saved_without_them(tmp_path):
+    net = build(
+        small("paper"), input_shape=(67, 67, 3), classes=3, tower_devices=("CPU:0", "CPU:1")
+    )
+    net.compile("sgd", "sparse_categorical_crossentropy")
+    images = np.random.default_rng(0).normal(size=(4, 67, 67, 3)).astype(np.float32)
+    before = net.get_layer("conv1b").kernel.numpy()
+    net.fit(images, np.arange(4) % 3, batch_size=2, verbose=0)
+    assert np.abs(net.get_layer("conv1b").kernel.numpy() - before).max() > 0
+    net.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    np.testing.assert_allclose(again(images), net(images), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"variant": "vgg"}, ["'vgg'", "alexnet", "torchvision"]),
-        ({"weights": "nowhere.npz"}, ["nowhere.npz", ".npz"]),
+        ({"weights": "nowhere.npz"}, ["nowhere.npz"]),
         ({"input_shape": (62, 64, 3)}, ["63", "62x64"]),
         ({"input_shape": (None, None, 3)}, ["include_top=False"]),
         ({"include_top": False, "pooling": "median"}, ["'median'", "'avg'"]),
         ({"pooling": "avg"}, ["include_top=False"]),
         ({"classes": 0}, ["classes=0"]),
+        ({"normalization": "layer"}, ["'layer'", "'batch'"]),
+        ({"dropout": 1.0}, ["dropout=1.0", "less than 1"]),
+        ({"dropout": 0.2, "include_top": False}, ["dropout=0.2", "include_top=True"]),
+        ({"width": 0}, ["width=0", "more than 0"]),
+        ({"tower_devices": ("CPU:0", "CPU:1")}, ["'paper'", "Leave it out"]),
+        ({"variant": "paper", "tower_devices": ("CPU:0", "GPU:7")}, ["'GPU:7'", "CPU:1"]),
+        ({"variant": "paper", "tower_devices": ("CPU:0",)}, ["each of the 2", "'CPU:0'"]),
     ],
 )
 def test_bad_arguments_are_named_with_what_to_do(arguments, words):
@@ -188,8 +406,8 @@ def test_the_net_builds_and_runs_on_jax():
     code = (
         "import keras, numpy as np; assert keras.backend.backend() == 'jax'\n"
         "from alexnet_keras.alexnet import AlexNet\n"
-        "for variant in ('alexnet', 'torchvision'):\n"
-        "    model = AlexNet(variant=variant, input_shape=(64, 64, 3), classes=3)\n"
+        "for variant in ('torchvision', 'release', 'caffe'):\n"
+        "    model = AlexNet(variant=variant, input_shape=(64, 64, 3), classes=3, width=0.1)\n"
         "    answer = model.predict(np.ones((2, 64, 64, 3), np.float32), verbose=0)\n"
         "    assert answer.shape == (2, 3) and abs(answer.sum() - 2) < 1e-5\n"
     )
@@ -198,38 +416,3 @@ def test_the_net_builds_and_runs_on_jax():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-def torch_trunk(tensors, torch):
-    """torchvision's `features`, from its published layout."""
-    nn = torch.nn
-    layers = []
-    geometry = ((4, 2, True), (1, 2, True), (1, 1, False), (1, 1, False), (1, 1, True))
-    for number, (stride, padding, pooled) in enumerate(geometry, start=1):
-        kernel = torch.from_numpy(tensors[f"conv{number}/kernel"].transpose(3, 2, 0, 1).copy())
-        layer = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], stride, padding)
-        layer.weight.data, layer.bias.data = kernel, torch.from_numpy(tensors[f"conv{number}/bias"])
-        layers += [layer, nn.ReLU()] + ([nn.MaxPool2d(3, 2)] if pooled else [])
-    return nn.Sequential(*layers)
-
-
-@pytest.mark.reference
-@pytest.mark.real_data
-def test_the_shared_trunk_gives_pytorchs_pool5(torchvision_trunk, flower_photos):
-    torch = pytest.importorskip("torch")
-    from PIL import Image
-
-    photographs = sorted(flower_photos.glob("*/*.jpg"))[:: 2934 // 4][:4]
-    pixels = np.stack(
-        [np.asarray(Image.open(p).convert("RGB").resize((224, 224))) for p in photographs]
-    )
-    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
-    images = ((pixels / 255 - mean) / std).astype(np.float32)
-    model = AlexNet(include_top=False, weights=torchvision_trunk)
-    given = model.predict(images, verbose=0)
-    with np.load(torchvision_trunk) as archive:
-        reference = torch_trunk(dict(archive), torch)
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-    expected = expected.transpose(0, 2, 3, 1)
-    assert np.abs(given - expected).max() <= 1e-5 * np.abs(expected).max()

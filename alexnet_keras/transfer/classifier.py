@@ -9,21 +9,23 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers
 
-from alexnet_keras.alexnet import VARIANTS, build, choose_variant
+from alexnet_keras.alexnet import build, choose_variant
+from alexnet_keras.variants import Variant, variant_row
 from alexnet_keras.weights import (
     PREPROCESSING,
     InputPreprocessing,
     LoadReport,
     load_tensors,
-    read_tensors,
+    open_weights,
 )
 
 #: the pooled head averages pool5 over the whole image and over GRID x GRID cells
 GRID = 3
-#: side of the input in pixels. fc6 fixes it to the published 224; averages take any size, and small
-#: photographs scaled up show the convolutions more; from random weights a CPU learns more from many
-#: small views than from few large ones.
-IMAGE_SIZES = {"fc": 224, "pooled": 288, "random": 96}
+#: side of the input in pixels, where fc6 does not fix it to the published one: averages take any
+#: size, and small photographs scaled up show the convolutions more
+POOLED_SIZE = 288
+#: from random weights a CPU learns more from many small views than from few large ones
+RANDOM_SIZE = 96
 HIDDEN_UNITS = 512
 
 
@@ -56,11 +58,12 @@ def build_classifier(
 
     Args:
         classes: number of classes of the new `fc8`.
-        weights: path of a weights file, or `None` for random weights of He's initialization, which
-            learns faster from few photographs than the published one of `AlexNet`. A `fc8` in the
-            file belongs to other classes and is left out.
+        weights: as in `AlexNet`; `None` stands for random weights of He's initialization, which
+            learns faster from few photographs than the published one of `AlexNet`. A `fc8` among
+            them belongs to other classes and is left out.
         variant: as in `AlexNet`.
-        image_size: side of the square input in pixels; `None` takes that of `IMAGE_SIZES`.
+        image_size: side of the square input in pixels; `None` takes the published one with
+            pretrained fully connected layers, 288 with the pooled head, 96 from random weights.
         head: what follows pool5. `"fc"`: the net's own fc6 and fc7. `"pooled"`: averages of pool5
             over the whole image and over a grid of 3 x 3, and one hidden layer of 512 units, some
             fifty times fewer parameters to learn from few photographs. `"auto"`: pooled, where the
@@ -76,17 +79,21 @@ def build_classifier(
     """
     if head not in ("auto", *HEADS):
         raise ValueError(f"head={head!r} is not one of 'auto', {', '.join(map(repr, HEADS))}.")
-    tensors = {} if weights is None else read_tensors(weights)
-    variant = choose_variant(variant, tensors or None, weights)
-    row = VARIANTS[variant]
-    if not tensors:
+    stored = None if weights is None else open_weights(weights, variant)
+    variant = choose_variant(variant, stored)
+    row = variant_row(variant)
+    if stored is None:
         # The published initialization takes long to get going. It expects pixels about 0 in steps
         # of one level, He's expects unit variance.
         row = replace(row, initialization="he", preprocessing="torchvision")
+    elif stored.preprocessing is not None:
+        row = replace(row, preprocessing=stored.preprocessing)
+    tensors = {} if stored is None else stored.tensors
     if head == "auto":
-        head = "pooled" if tensors and "fc6/kernel" not in tensors else "fc"
+        has_fc6 = any(name.startswith("fc6") for name in tensors)
+        head = "fc" if stored is None or has_fc6 else "pooled"
 
-    image_size = image_size or IMAGE_SIZES[head if tensors else "random"]
+    image_size = image_size or _image_size(row, head, stored is not None)
     pixels = keras.Input((image_size, image_size, 3), name="image")
     net = build(
         row,
@@ -97,7 +104,15 @@ def build_classifier(
     outputs = net.output if head == "fc" else _pooled_head(net.output, classes)
     model = keras.Model(pixels, outputs, name="alexnet")
     trunk = {key: value for key, value in tensors.items() if not key.startswith("fc8/")}
-    return Classifier(model, variant, head, load_tensors(model, trunk, weights or "nothing"))
+    source = "nothing" if stored is None else stored.path
+    loaded = load_tensors(model, trunk, source, allow_missing=True)
+    return Classifier(model, variant, head, loaded)
+
+
+def _image_size(row: Variant, head: str, pretrained: bool) -> int:
+    if not pretrained:
+        return RANDOM_SIZE
+    return POOLED_SIZE if head == "pooled" else row.image_size
 
 
 def _pooled_head(pool5: Any, classes: int) -> Any:

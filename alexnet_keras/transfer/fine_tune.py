@@ -184,7 +184,7 @@ class _Run:
         return evaluation_batches(
             examples,
             image_size=self.image_size,
-            resize_ratio=preprocessing_of(self.model).resize_ratio,
+            **preprocessing_of(self.model).geometry,
             batch_size=self.settings.batch_size,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from alexnet_keras.errors import UserError
+from alexnet_keras.tower_names import whole
 
 #: optimizer and largest rate of new layers while no pretrained layer moves, by the kind of head
 HEAD_TRAINING = {"fc": ("sgd", 0.01), "pooled": ("adamw", 0.001)}
@@ -76,14 +77,19 @@ def plan_phases(
     phases = [Phase("head", dict.fromkeys(names[first_fresh:], rate), head_epochs, optimizer)]
     if unfreeze_from is None or epochs == 0:
         return phases
-    if unfreeze_from not in names:
+    # Both towers' layers of one number are of one age.
+    depths = list(dict.fromkeys(whole(name, names) for name in names))
+    unfrozen = whole(unfreeze_from, names)
+    if unfrozen not in depths:
         raise UserError(
             f"There is no layer {unfreeze_from!r} to unfreeze from; the layers of this net are "
-            f"{', '.join(names)}."
+            f"{', '.join(depths)}."
         )
-    first = min(names.index(unfreeze_from), first_fresh)
+    new = depths.index(whole(names[first_fresh], names))
+    first = min(depths.index(unfrozen), new)
     rates = {}
-    for i, name in enumerate(names[first:], start=first):
-        age = max(first_fresh - i, 0)
-        rates[name] = learning_rate * OLDER_SHARE**age
-    return [*phases, Phase(f"fine-tune from {names[first]}", rates, epochs, "sgd")]
+    for name in names:
+        depth = depths.index(whole(name, names))
+        if depth >= first:
+            rates[name] = learning_rate * OLDER_SHARE ** max(new - depth, 0)
+    return [*phases, Phase(f"fine-tune from {depths[first]}", rates, epochs, "sgd")]

@@ -15,7 +15,7 @@ def small(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("first_trained", ["conv2", "conv4", "fc6", "fc8"])
+@pytest.mark.parametrize("first_trained", ["conv4", "fc6", "fc7", "fc8"])
 def test_trunk_and_tail_together_are_the_model(variant, first_trained):
     model = small(variant)
     trunk, tail = split_model(model, first_trained)
@@ -27,7 +27,16 @@ def test_trunk_and_tail_together_are_the_model(variant, first_trained):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_dropout_stays_in_the_tail(variant):
     trunk, _ = split_model(small(variant), "fc7")
-    assert trunk.layers[-1].name == "fc6"
+    # The towers' fc6 is not one tensor before its dropout.
+    assert trunk.layers[-1].name == ("flatten" if VARIANTS[variant].towers == 2 else "fc6")
+
+
+def test_between_towers_the_cut_lies_where_they_were_last_joined():
+    for first_trained in ("conv3", "conv3b", "conv4", "conv5a"):
+        trunk, _ = split_model(small("paper"), first_trained)
+        assert trunk.layers[-1].name == "pool2"
+    with pytest.raises(ValueError, match="before 'conv2'"):
+        split_model(small("release"), "conv2")
 
 
 def test_training_the_tail_trains_the_model():

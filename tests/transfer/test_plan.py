@@ -54,6 +54,16 @@ def test_no_layer_with_random_weights_is_ever_frozen(model, pretrained, unfreeze
         assert fresh <= set(phase.trained)
 
 
+def test_towers_are_unfrozen_together_and_layers_of_one_number_learn_alike():
+    row = replace(VARIANTS["paper"], filters=(4, 4, 4, 4, 4), hidden_units=(4, 4))
+    towers = build(row, input_shape=(64, 64, 3), classes=3)
+    pretrained = [f"conv{number}{tower}" for number in range(1, 6) for tower in "ab"]
+    _, later = plan(towers, pretrained, "conv4")
+    assert later.trained[:4] == ("conv4a", "conv4b", "conv5a", "conv5b")
+    assert later.rates["conv4a"] == later.rates["conv4b"] < later.rates["conv5a"]
+    assert later.rates["conv5b"] < later.rates["fc6a"] == later.rates["fc8"] == 0.01
+
+
 def test_each_kind_of_head_has_its_own_optimizer(model):
     def head(kind):
         return plan_phases(
