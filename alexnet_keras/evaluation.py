@@ -50,6 +50,18 @@ def evaluate(
     model: keras.Model, examples: Examples, *, batch_size: int = 64, verbose: int = 0
 ) -> Evaluation:
     """Runs a classifier over the centre crop of each example, as the exported model sees it."""
+    probabilities = predict(model, examples, batch_size=batch_size, verbose=verbose)
+    return Evaluation(probabilities, examples.labels.astype(int))
+
+
+def predict(
+    model: keras.Model, examples: Examples, *, batch_size: int = 64, verbose: int = 0
+) -> np.ndarray:
+    """Probabilities, float64 (examples, classes), from the centre crop of each example.
+
+    Args:
+        model: a classifier from RGB pixels in 0..255, with its preprocessing.
+    """
     # Keras gives a device without an image an empty batch, which the kernels refuse: the examples
     # are made up to a number that all devices share evenly, and the answers cut back.
     devices = model.distribute_strategy.num_replicas_in_sync
@@ -57,9 +69,8 @@ def evaluate(
     batches = evaluation_batches(
         examples.select(np.arange(count) % len(examples)) if count > len(examples) else examples,
         image_size=model.input_shape[1],
-        resize_ratio=preprocessing_of(model).resize_ratio,
+        **preprocessing_of(model).geometry,
         batch_size=batch_size,
     )
     probabilities = model.predict(batches.map(lambda images, _: images), verbose=verbose)
-    probabilities = np.asarray(probabilities, dtype=np.float64)[: len(examples)]
-    return Evaluation(probabilities, examples.labels.astype(int))
+    return np.asarray(probabilities, dtype=np.float64)[: len(examples)]

@@ -3,7 +3,7 @@
 from alexnet_keras.data.augmentation import AUGMENTATIONS, Augmentation
 from alexnet_keras.data.datasets import DATASETS, load_examples
 from alexnet_keras.data.examples import Examples, in_fraction
-from alexnet_keras.data.folders import read_folder
+from alexnet_keras.data.folders import read_folder, read_paths
 from alexnet_keras.data.pipeline import (
     centre_view,
     evaluation_batches,
@@ -29,6 +29,7 @@ __all__ = [
     "load_examples",
     "prepare_splits",
     "read_folder",
+    "read_paths",
     "screen",
     "split",
     "training_batches",

@@ -28,12 +28,21 @@ class Augmentation:
     recolor: Recolor
 
 
-def centre_crop(ratio: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The centred square whose side is the shorter side divided by `ratio` (256/224, say)."""
+def centre_crop(
+    ratio: float, keep_aspect: bool = True
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The centred square whose side is the shorter side divided by `ratio` (256/224, say).
+
+    Without `keep_aspect` each side of the window is its own side of the image divided by `ratio`:
+    the same as stretching the image to a square first.
+    """
 
     def window(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-        side = _crop_side(height, width, ratio)
-        return tf.stack([(height - side) // 2, (width - side) // 2, side, side])
+        if keep_aspect:
+            rows = columns = _crop_side(height, width, ratio)
+        else:
+            rows, columns = _crop_side(height, height, ratio), _crop_side(width, width, ratio)
+        return tf.stack([(height - rows) // 2, (width - columns) // 2, rows, columns])
 
     return window
 

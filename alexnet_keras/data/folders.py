@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,36 @@ def read_folder(folder: str | Path, class_names: tuple[str, ...] | None = None) 
         keys=tuple(path.relative_to(folder).as_posix() for path, _ in paths),
         labels=np.array([label for _, label in paths], dtype=np.int32),
         contents=tuple(path for path, _ in paths),
+    )
+
+
+def read_paths(paths: Sequence[str | Path]) -> Examples:
+    """Photographs by path, a folder standing for all below it, without labels.
+
+    Returns:
+        Examples of the one class "unknown" in the order given; keys are the paths. A file that does
+        not exist is among them: `screen` tells what cannot be read.
+
+    Raises:
+        UserError: a folder without a photograph, or one that cannot be read.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        try:
+            below = _images_below(path) if path.is_dir() else [path]
+        except OSError as error:
+            raise UserError(
+                f"The folder {path} cannot be read ({error.strerror}); give one that you may read."
+            ) from error
+        if not below:
+            raise UserError(f"There are no photographs in {path}; give files or other folders.")
+        found += below
+    return Examples(
+        name="photographs",
+        class_names=("unknown",),
+        keys=tuple(map(str, found)),
+        labels=np.zeros(len(found), np.int32),
+        contents=tuple(found),
     )
 
 

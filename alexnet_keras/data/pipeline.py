@@ -77,25 +77,32 @@ def fixed_views(
 
 
 def evaluation_batches(
-    examples: Examples, *, image_size: int, resize_ratio: float, batch_size: int
+    examples: Examples,
+    *,
+    image_size: int,
+    resize_ratio: float,
+    keep_aspect: bool = True,
+    batch_size: int,
 ) -> tf.data.Dataset:
     """The centre crop and one-hot label of each example, in order; the last batch may be short."""
     load = _loader(examples)
 
     def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = centre_view(load(index), image_size, resize_ratio)
+        pixels = centre_view(load(index), image_size, resize_ratio, keep_aspect)
         return pixels, _one_hot(examples, index)
 
     return _ordered(examples, view, batch_size)
 
 
-def centre_view(encoded: tf.Tensor, image_size: int, resize_ratio: float) -> tf.Tensor:
+def centre_view(
+    encoded: tf.Tensor, image_size: int, resize_ratio: float, keep_aspect: bool = True
+) -> tf.Tensor:
     """What evaluation and the exported model see of one encoded image.
 
-    The shorter side is resized to `image_size * resize_ratio` and the centre taken: float32
-    [image_size, image_size, 3] in 0..255.
+    The shorter side (without `keep_aspect`, each side) is resized to `image_size * resize_ratio`
+    and the centre taken: float32 [image_size, image_size, 3] in 0..255.
     """
-    return decode_window(encoded, centre_crop(resize_ratio), image_size)
+    return decode_window(encoded, centre_crop(resize_ratio, keep_aspect), image_size)
 
 
 def augmented_view(

@@ -74,7 +74,7 @@ def versions(folder: str | Path) -> list[int]:
 
 def _write(model: keras.Model, folder: Path, class_names: Sequence[str]) -> None:
     side = model.input_shape[1]
-    ratio = preprocessing_of(model).resize_ratio
+    geometry = preprocessing_of(model).geometry
     labels = tf.constant(list(class_names))
 
     def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -88,7 +88,7 @@ def _write(model: keras.Model, folder: Path, class_names: Sequence[str]) -> None
 
     def from_files(images: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.map_fn(
-            lambda encoded: centre_view(encoded, side, ratio),
+            lambda encoded: centre_view(encoded, side, **geometry),
             images,
             fn_output_signature=tf.TensorSpec((side, side, 3), tf.float32),
         )

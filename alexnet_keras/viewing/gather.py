@@ -58,10 +58,10 @@ def gather_report(
 
 def _mistakes(model: keras.Model, validation: Examples, result: Evaluation) -> list[Mistake]:
     names = validation.class_names
-    ratio = preprocessing_of(model).resize_ratio
+    geometry = preprocessing_of(model).geometry
     return [
         Mistake(
-            image=_jpeg(centre_view(validation.read(i), model.input_shape[1], ratio)),
+            image=_jpeg(centre_view(validation.read(i), model.input_shape[1], **geometry)),
             name=validation.keys[i],
             truth=names[result.labels[i]],
             predicted=names[result.predictions[i]],

@@ -197,3 +197,19 @@ def test_color_jitter_without_strength_changes_nothing_and_stays_in_range():
     strong = color_jitter(0.9, 0.9, 0.9)(pixels, tf.constant([1, 2])).numpy()
     assert strong.min() >= 0 and strong.max() <= 255
     assert np.abs(strong - pixels).mean() > 5
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 500), (256, 256)])
+def test_without_the_aspect_the_centre_view_is_that_of_the_image_stretched_to_a_square(
+    height, width
+):
+    # Caffe: examples/imagenet/create_imagenet.sh stretches to 256 x 256; nets take 227 of it.
+    image = picture(height, width)
+    stretched = image.resize((256, 256), Image.Resampling.BILINEAR)
+    expected = np.asarray(stretched.crop((14, 14, 241, 241)), np.float32)
+    given = centre_view(encode(image), 227, 256 / 227, keep_aspect=False).numpy()
+    assert given.shape == (227, 227, 3)
+    # Within a level on average: windows begin at whole pixels of the image.
+    assert np.abs(given - expected).mean() < 1
+    kept = centre_view(encode(image), 227, 256 / 227).numpy()
+    assert (np.abs(kept - expected).mean() > 3) == (height != width)
