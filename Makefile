@@ -6,13 +6,16 @@ comma := ,
 # One stamp a set of extras: asking for another set installs it into the same environment.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: flowers test lint clean
+.PHONY: flowers test drill lint clean
 
 flowers: $(INSTALLED)  ## fine-tune AlexNet on flowers
 	$(BIN)/python recipes/finetune_flowers.py
 
 test: $(INSTALLED)  ## the tests
 	$(BIN)/python -m pytest
+
+drill: $(INSTALLED)  ## ten thousand damaged weights files
+	$(BIN)/python -m pytest -m drill -s
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -129,7 +129,7 @@ def AlexNet(
                 stacklevel=2,
             )
     # `transfer.classifier` and `features` put it into the graph as a layer.
-    model.preprocessing = PREPROCESSING[convention]
+    model.variant, model.preprocessing = variant, PREPROCESSING[convention]
     return model
 
 

@@ -33,6 +33,12 @@ def check_devices(towers: int, devices: Sequence[str]) -> None:
             "Towers are placed on devices by TensorFlow; Keras runs on "
             f"{keras.backend.backend()!r} here. Leave tower_devices out."
         )
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync > 1:
+        raise UserError(
+            f"{type(strategy).__name__} gives each device a whole net; towers cannot be placed "
+            "inside its scope. Leave tower_devices out, or train without the strategy."
+        )
     here = [device.name for device in tf.config.list_logical_devices()]
     for device in devices:
         if not any(name.lower().endswith(f":{device.lower().lstrip('/')}") for name in here):

@@ -18,7 +18,7 @@ import click
 
 # Written out, because the tables they stand for live beside TensorFlow; a test compares them.
 DATASETS = ("auto", "drawn_flowers", "oxford_flowers102", "tf_flowers")
-VARIANTS = ("alexnet", "torchvision")
+VARIANTS = ("alexnet", "torchvision", "paper", "release", "caffe", "caffenet")
 AUGMENTATIONS = ("alexnet2012", "inception")
 STRATEGIES = ("auto", "none", "mirrored")
 HEADS = ("auto", "fc", "pooled")
@@ -51,9 +51,9 @@ class CommonOptions:
     allow_bad: bool
 
     @property
-    def weights_path(self) -> Path | None:
-        """The weights file to read; `None` for random weights."""
-        return None if self.weights in ("auto", "none") else Path(self.weights)
+    def weights_source(self) -> str | None:
+        """Published weights by name, or the path of a file; `None` for random weights."""
+        return None if self.weights in ("auto", "none") else self.weights
 
     @property
     def why_random(self) -> str | None:
@@ -62,7 +62,8 @@ class CommonOptions:
             return None
         return (
             "--weights auto means none in this version: the net starts from random weights. Give "
-            "a weights file with --weights PATH to fine-tune pretrained ones."
+            "--weights imagenet, or a weights file with --weights PATH, to fine-tune pretrained "
+            "ones."
         )
 
 
@@ -79,7 +80,7 @@ class FineTuneOptions(CommonOptions):
 
     def resolved(self) -> FineTuneOptions:
         """The same with every default that depends on the weights filled in."""
-        which = 1 if self.weights_path is None else 0
+        which = 1 if self.weights_source is None else 0
         return replace(
             self,
             batch_size=self.batch_size or BATCH_SIZE[which],
@@ -90,9 +91,26 @@ class FineTuneOptions(CommonOptions):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions:
+    """The options of the recipe that names what photographs show."""
+
+    photographs: tuple[Path, ...]
+    weights: str
+    variant: str | None
+    top: int
+    batch_size: int
+
+
 def _either(values: tuple[Any, Any]) -> str:
     return f"[default: {values[0]} with pretrained weights, {values[1]} from random ones]"
 
+
+_VARIANT = click.option(
+    "--variant",
+    type=click.Choice(VARIANTS),
+    help="Form of the net.  [default: the one that the weights belong to, else alexnet]",
+)
 
 _COMMON = [
     click.option(
@@ -116,15 +134,11 @@ _COMMON = [
     click.option(
         "--weights",
         default="auto",
-        metavar="auto|none|PATH",
-        help="Pretrained weights: the path of an .npz file, or none for random ones; auto means "
-        "none in this version.",
+        metavar="auto|none|imagenet|PATH",
+        help="Pretrained weights: the published ones of the variant, the path of a weights file, "
+        "or none for random ones; auto means none in this version.",
     ),
-    click.option(
-        "--variant",
-        type=click.Choice(VARIANTS),
-        help="Form of the net.  [default: the one that the weights belong to, else alexnet]",
-    ),
+    _VARIANT,
     click.option(
         "--strategy",
         type=click.Choice(STRATEGIES),
@@ -208,6 +222,30 @@ _FINE_TUNE = [
 ]
 
 
+_CLASSIFY = [
+    click.argument(
+        "photographs", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(path_type=Path)
+    ),
+    click.option(
+        "--weights",
+        default="imagenet",
+        metavar="imagenet|PATH",
+        help="The published weights of the variant, downloaded once, or the path of a weights "
+        "file with ImageNet's 1000 classes.",
+    ),
+    click.option(
+        "--variant",
+        type=click.Choice(VARIANTS),
+        help="Form of the net.  [default: the one that the weights belong to; torchvision with "
+        "imagenet]",
+    ),
+    click.option(
+        "--top", type=click.IntRange(1, 1000), default=5, help="Labels for each photograph."
+    ),
+    click.option("--batch-size", type=click.IntRange(1), default=32, help="Photographs at a time."),
+]
+
+
 class _Command(click.Command):
     """A command that lists its options when it is given one that it does not have."""
 
@@ -223,20 +261,34 @@ class _Command(click.Command):
 
 def fine_tuning_recipe(name: str) -> Callable[[Callable[[FineTuneOptions], None]], click.Command]:
     """Turns `main(options)` into the command of the fine-tuning recipe `name`."""
-    return _recipe(name, FineTuneOptions, [*_COMMON, *_FINE_TUNE])
+
+    def options(**values: Any) -> FineTuneOptions:
+        given = click.get_current_context().get_parameter_source("dataset")
+        if values["data_dir"] is not None and given is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("Give either --dataset or --data-dir, not both.")
+        if values["val_dir"] is not None and values["data_dir"] is None:
+            raise click.UsageError("--val-dir needs --data-dir.")
+        values["export_dir"] = values["export_dir"] or Path("saved_models", name)
+        return FineTuneOptions(recipe=name, **values)
+
+    return _recipe(name, options, [*_COMMON, *_FINE_TUNE])
 
 
-def _recipe(name: str, options_type: type, options: list[Any]) -> Callable[..., click.Command]:
-    def decorate(main: Callable[[Any], None]) -> click.Command:
+def classifying_recipe(
+    name: str,
+) -> Callable[[Callable[[ClassifyOptions], int | None]], click.Command]:
+    """Turns `main(options)`, which returns an exit code, into the command of the recipe `name`."""
+    return _recipe(name, ClassifyOptions, _CLASSIFY)
+
+
+def _recipe(
+    name: str, make_options: Callable[..., Any], options: list[Any]
+) -> Callable[..., click.Command]:
+    def decorate(main: Callable[[Any], int | None]) -> click.Command:
         def command(**values: Any) -> None:
-            given = click.get_current_context().get_parameter_source("dataset")
-            if values["data_dir"] is not None and given is click.core.ParameterSource.COMMANDLINE:
-                raise click.UsageError("Give either --dataset or --data-dir, not both.")
-            if values["val_dir"] is not None and values["data_dir"] is None:
-                raise click.UsageError("--val-dir needs --data-dir.")
-            values["export_dir"] = values["export_dir"] or Path("saved_models", name)
+            given = make_options(**values)
             with one_sentence_errors():
-                main(options_type(recipe=name, **values))
+                sys.exit(main(given) or 0)
 
         for option in reversed(options):
             command = option(command)

@@ -42,7 +42,7 @@ def main(options: FineTuneOptions) -> None:
         keras.utils.set_random_seed(options.seed)
         model, variant, head, loaded = transfer.build_classifier(
             len(splits.train.class_names),
-            weights=options.weights_path,
+            weights=options.weights_source,
             variant=options.variant,
             image_size=options.image_size,
             head=options.head,
@@ -94,7 +94,7 @@ def main(options: FineTuneOptions) -> None:
     with run.phase("evaluation"):
         result = evaluate(model, splits.validation, batch_size=options.batch_size)
         metrics = run.write_metrics(
-            splits, len(skipped), result, weights=str(options.weights_path or "none")
+            splits, len(skipped), result, weights=options.weights_source or "none"
         )
 
     with run.phase("report"):

@@ -344,6 +344,16 @@ def test_towers_on_two_devices_run_there_and_give_what_one_device_gives(variant)
     assert placed == {"a": {"CPU:0"}, "b": {"CPU:1"}}
 
 
+def test_towers_cannot_be_placed_where_a_strategy_places_whole_nets():
+    devices = ("CPU:0", "CPU:1")
+    reduction = tf.distribute.ReductionToOneDevice()
+    with (
+        tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction).scope(),
+        pytest.raises(UserError, match="MirroredStrategy.*Leave tower_devices out"),
+    ):
+        AlexNet(variant="paper", tower_devices=devices, **OPTIONS)
+
+
 @pytest.mark.parametrize("variant", TOWERS)
 def test_activations_cross_between_devices_only_where_the_nets_cross(variant):
     net = build(small(variant), input_shape=(67, 67, 3), classes=7)
@@ -361,9 +371,10 @@ def test_activations_cross_between_devices_only_where_the_nets_cross(variant):
 
 
 def test_a_net_on_two_devices_trains_and_is_saved_without_them(tmp_path):
-    net = build(
-        small("paper"), input_shape=(67, 67, 3), classes=3, tower_devices=("CPU:0", "CPU:1")
-    )
+    keras.utils.set_random_seed(0)
+    # The published initialization moves too little in one step of so small a net.
+    row = small("paper", initialization="he")
+    net = build(row, input_shape=(67, 67, 3), classes=3, tower_devices=("CPU:0", "CPU:1"))
     net.compile("sgd", "sparse_categorical_crossentropy")
     images = np.random.default_rng(0).normal(size=(4, 67, 67, 3)).astype(np.float32)
     before = net.get_layer("conv1b").kernel.numpy()

@@ -1,19 +1,31 @@
 """Published weights: reading files, putting them into a built model, and their preprocessing."""
 
-from alexnet_keras.weights.loading import LoadReport, load_tensors, read_tensors
+from alexnet_keras.weights.formats import read_weights
+from alexnet_keras.weights.formats.keras_files import save_weights
+from alexnet_keras.weights.loading import LoadReport, load_tensors, load_weights, open_weights
 from alexnet_keras.weights.preprocessing import (
     PREPROCESSING,
     InputPreprocessing,
     Preprocessing,
+    from_pixels,
     preprocessing_of,
 )
+from alexnet_keras.weights.published import PUBLISHED, Published
+from alexnet_keras.weights.stored import StoredWeights
 
 __all__ = [
     "PREPROCESSING",
+    "PUBLISHED",
     "InputPreprocessing",
     "LoadReport",
     "Preprocessing",
+    "Published",
+    "StoredWeights",
+    "from_pixels",
     "load_tensors",
+    "load_weights",
+    "open_weights",
     "preprocessing_of",
-    "read_tensors",
+    "read_weights",
+    "save_weights",
 ]

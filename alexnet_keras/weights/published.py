@@ -46,8 +46,8 @@ PUBLISHED: dict[str, Published] = {
         # projects that downloaded the file state all 64, and five of them the size.
         size=244_408_911,
         digest="sha256:7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        # pytorch/vision, LICENSE; its README: "models may have their own licenses or terms"
-        # that follow from the training images.
+        # pytorch/vision, LICENSE; its README adds that pretrained models may be bound by the terms
+        # of the images that they were trained on.
         licence="BSD-3-Clause",
         preprocessing="torchvision",
         image_size=224,

@@ -30,8 +30,8 @@ def test_defaults_depend_on_the_recipe_and_the_weights():
     assert options.export_dir == Path("saved_models/some_recipe")
     random, pretrained = options.resolved(), invoke(["--weights", "x.npz"])[1][0].resolved()
     assert (random.batch_size, pretrained.batch_size) == (32, 64)
-    assert random.weights_path is None
-    assert pretrained.weights_path == Path("x.npz")
+    assert random.weights_source is None
+    assert pretrained.weights_source == "x.npz"
     assert invoke(["--epochs", "0"])[1][0].resolved().epochs == 0
     assert invoke(["--unfreeze-from", "none"])[1][0].resolved().unfreeze_from is None
 

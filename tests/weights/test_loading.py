@@ -5,22 +5,47 @@ import numpy as np
 import pytest
 
 from alexnet_keras import AlexNet, UserError
-from alexnet_keras.alexnet import VARIANTS
 from alexnet_keras.transfer import build_classifier
-from alexnet_keras.weights import PREPROCESSING, InputPreprocessing, preprocessing_of, read_tensors
+from alexnet_keras.variants import VARIANTS
+from alexnet_keras.weights import (
+    PREPROCESSING,
+    PUBLISHED,
+    InputPreprocessing,
+    load_weights,
+    loading,
+    open_weights,
+    preprocessing_of,
+    save_weights,
+)
+
+#: input channels of conv1 to conv5, and output channels
+CHANNELS = {
+    "alexnet": ((3, 96, 256, 384, 384), (96, 256, 384, 384, 256)),
+    "torchvision": ((3, 64, 192, 384, 256), (64, 192, 384, 256, 256)),
+    # two towers or groups in conv2, conv4 and conv5
+    "caffe": ((3, 48, 256, 192, 192), (96, 256, 384, 384, 256)),
+}
+SMALL = {"input_shape": (64, 64, 3), "width": 0.05}
 
 
 def trunk(variant, seed=0):
     """Random convolutions in the layout of the shared trunk."""
     rng = np.random.default_rng(seed)
-    filters = VARIANTS[variant].filters
     tensors = {}
     for number, (size, i, o) in enumerate(
-        zip((11, 5, 3, 3, 3), (3, *filters), filters, strict=False), start=1
+        zip((11, 5, 3, 3, 3), *CHANNELS[variant], strict=True), start=1
     ):
         tensors[f"conv{number}/kernel"] = rng.normal(0, 0.02, (size, size, i, o)).astype("float32")
         tensors[f"conv{number}/bias"] = rng.normal(0, 0.02, o).astype("float32")
     return tensors
+
+
+def tensors_of(model):
+    return {
+        f"{layer.name}/{variable.name}": variable.numpy()
+        for layer in model.layers
+        for variable in layer.weights
+    }
 
 
 @pytest.fixture
@@ -32,24 +57,143 @@ def archive(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["alexnet", "torchvision"])
 def test_weights_choose_their_variant_and_arrive_unchanged(variant, archive):
     tensors = trunk(variant)
-    with pytest.warns(UserWarning, match="fc6, fc7, fc8: they stay random"):
-        model = AlexNet(weights=archive(tensors), input_shape=(64, 64, 3))
+    model = AlexNet(include_top=False, weights=archive(tensors), input_shape=(64, 64, 3))
     for name, tensor in tensors.items():
         layer, variable = name.split("/")
         np.testing.assert_array_equal(getattr(model.get_layer(layer), variable), tensor)
 
 
+def test_layers_without_weights_stay_random_only_if_that_is_asked_for(archive):
+    path = archive(trunk("torchvision"))
+    with pytest.raises(UserError, match=r"nothing for fc6, fc7, fc8; .* skip_mismatch=True"):
+        AlexNet(weights=path, input_shape=(64, 64, 3))
+    with pytest.warns(UserWarning, match="fc6, fc7, fc8: they stay random"):
+        model = AlexNet(weights=path, input_shape=(64, 64, 3), skip_mismatch=True)
+    assert model.loaded.loaded == ("conv1", "conv2", "conv3", "conv4", "conv5")
+    assert model.loaded.fresh == ("fc6", "fc7", "fc8")
+
+
 def test_without_the_top_a_trunk_is_complete_and_nothing_is_warned(archive, recwarn):
-    AlexNet(include_top=False, weights=archive(trunk("torchvision")))
+    model = AlexNet(include_top=False, weights=archive(trunk("torchvision")))
     assert not [w for w in recwarn if "stay random" in str(w.message)]
+    assert model.loaded.fresh == model.loaded.unused == ()
+
+
+def test_other_classes_are_named_with_both_shapes_or_left_random_if_asked(tmp_path):
+    whole = AlexNet(variant="torchvision", classes=10, **SMALL)
+    save_weights(whole, tmp_path / "whole.weights.h5")
+    options = {"variant": "torchvision", "weights": tmp_path / "whole.weights.h5", **SMALL}
+    with pytest.raises(UserError, match=r"fc8/kernel is \(204, 10\) in the file and \(204, 3\)"):
+        AlexNet(classes=3, **options)
+    with pytest.warns(UserWarning, match="fc8: they stay random"):
+        model = AlexNet(classes=3, skip_mismatch=True, **options)
+    assert model.loaded.fresh == ("fc8",)
+    assert "(204, 10)" in str(model.loaded)
+    np.testing.assert_array_equal(model.get_layer("fc7").kernel, whole.get_layer("fc7").kernel)
+    without = AlexNet(include_top=False, **options)
+    assert without.loaded.unused == ("fc6", "fc7", "fc8")
+
+
+def test_all_mismatches_are_named_before_anything_is_set(archive):
+    model = AlexNet(variant="torchvision", include_top=False, input_shape=(64, 64, 3))
+    before = tensors_of(model)
+    tensors = trunk("torchvision")
+    tensors["conv2/bias"], tensors["conv5/bias"] = np.zeros(7, "f4"), np.zeros(8, "f4")
+    with pytest.raises(UserError, match=r"conv2/bias is \(7,\).*conv5/bias is \(8,\)"):
+        load_weights(model, archive(tensors))
+    for name, value in tensors_of(model).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_each_tower_takes_its_half_of_grouped_weights(variant, archive):
+    tensors = trunk("caffe")
+    path = archive(tensors)
+    with pytest.raises(UserError, match="'paper' or 'release' or 'caffe' or 'caffenet'; say which"):
+        AlexNet(include_top=False, weights=path)
+    model = AlexNet(include_top=False, weights=path, variant=variant)
+    for name, tensor in tensors.items():
+        layer, variable = name.split("/")
+        parts = [getattr(model.get_layer(layer + tower), variable) for tower in "ab"]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=-1), tensor)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_what_was_saved_in_keras_own_format_needs_no_conversion(variant, suffix, tmp_path):
+    model = AlexNet(variant=variant, classes=3, **SMALL)
+    path = tmp_path / f"saved{suffix}"
+    if suffix == ".keras":
+        model.save(path)
+    else:
+        save_weights(model, path)
+    # A file of weights knows its variant; a whole model is asked for by it.
+    asked = {"variant": variant} if suffix == ".keras" else {}
+    again = AlexNet(weights=path, classes=3, **SMALL, **asked)
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    np.testing.assert_array_equal(again(images), model(images))
+    assert preprocessing_of(again) == preprocessing_of(model)
+    if suffix == ".weights.h5":
+        other = AlexNet(variant=variant, classes=3, **SMALL)
+        other.load_weights(path)
+        np.testing.assert_array_equal(other(images), model(images))
 
 
 def test_a_variant_that_does_not_fit_the_weights_is_refused_with_those_that_do(archive):
+    path = archive(trunk("torchvision"))
     with pytest.raises(UserError, match="do not fit the variant 'alexnet'; they fit 'torchvision'"):
-        AlexNet(variant="alexnet", weights=archive(trunk("torchvision")))
+        AlexNet(variant="alexnet", weights=path)
+
+
+@pytest.fixture
+def published(monkeypatch, archive):
+    """Published files that need no network: each is a trunk of its own row's variant."""
+    asked = []
+
+    def fetch(row):
+        asked.append(row.file_name)
+        if row.file_name in unreachable:
+            raise UserError(f"{row.file_name} is out of reach.")
+        return archive(trunk(row.variant if row.variant in CHANNELS else "caffe"))
+
+    unreachable = set()
+    monkeypatch.setattr(loading, "fetch", fetch)
+    monkeypatch.setattr(loading, "cached", lambda row: None)
+    return asked, unreachable
+
+
+def test_imagenet_takes_torchvisions_weights_unless_a_variant_is_named(published):
+    asked, _ = published
+    model = AlexNet(include_top=False, weights="imagenet")
+    assert asked == ["alexnet-owt-7be5be79.pth"]
+    assert model.get_layer("conv1").filters == 64
+    assert preprocessing_of(model) == PREPROCESSING["torchvision"]
+    caffenet = AlexNet(include_top=False, weights="imagenet", variant="caffenet")
+    assert preprocessing_of(caffenet).channels == "BGR"
+    names = [layer.name for layer in caffenet.layers]
+    assert names.index("pool1") < names.index("norm1")
+
+
+def test_where_one_source_is_out_of_reach_the_next_is_taken(published):
+    asked, unreachable = published
+    rows = [row for row in PUBLISHED.values() if row.variant == "caffe" and row.address]
+    assert len(rows) > 1
+    unreachable.add(rows[0].file_name)
+    stored = open_weights("imagenet", "caffe")
+    assert (stored.variants, stored.preprocessing) == (("caffe",), "caffe")
+    assert set(asked) <= {row.file_name for row in rows}
+    unreachable |= {row.file_name for row in rows}
+    with pytest.raises(UserError, match="out of reach"):
+        open_weights("imagenet", "caffe")
+
+
+@pytest.mark.parametrize("variant", ["alexnet", "paper", "release"])
+def test_nets_whose_weights_were_never_published_say_so(variant):
+    with pytest.raises(UserError, match=f"'{variant}'.*'torchvision'"):
+        AlexNet(weights="imagenet", variant=variant)
 
 
 def test_a_classifier_keeps_its_new_fc8_and_reports_what_was_loaded(archive):
@@ -122,19 +266,8 @@ def with_tensor(name, value):
 def test_tensors_that_do_not_fit_are_named(tensors, words, archive):
     path = archive(tensors)
     with pytest.raises(UserError) as caught:
-        AlexNet(weights=path, input_shape=(64, 64, 3))
+        AlexNet(include_top=False, weights=path, input_shape=(64, 64, 3))
     assert all(word in str(caught.value) for word in [*words, str(path)])
-
-
-def test_files_that_are_no_archives_are_refused(tmp_path, archive):
-    whole = archive(trunk("torchvision")).read_bytes()
-    for content in (b"", b"not a zip", whole[: len(whole) // 2], whole[:-100]):
-        (tmp_path / "torn.npz").write_bytes(content)
-        with pytest.raises(UserError, match=r"torn\.npz cannot be read"):
-            read_tensors(tmp_path / "torn.npz")
-    (tmp_path / "weights.pkl").write_bytes(b"")
-    with pytest.raises(UserError, match=r"'\.pkl' cannot be read .* give a \.npz file"):
-        read_tensors(tmp_path / "weights.pkl")
 
 
 def test_preprocessing_is_the_published_arithmetic():
@@ -144,6 +277,19 @@ def test_preprocessing_is_the_published_arithmetic():
     np.testing.assert_allclose(given, (pixels / 255 - mean) / std, atol=1e-5)
     given = InputPreprocessing.of(PREPROCESSING["paper"])(pixels)
     np.testing.assert_allclose(given, pixels - 255 * mean, atol=1e-4)
+    # Caffe's mean, blue first: python/caffe/imagenet/ilsvrc_2012_mean.npy.
+    given = InputPreprocessing.of(PREPROCESSING["caffe"])(pixels)
+    expected = pixels[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_arrays_and_tensors_are_preprocessed_alike(name):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    given = PREPROCESSING[name].apply(pixels)
+    assert (type(given), given.dtype) == (np.ndarray, np.float32)
+    tensor = PREPROCESSING[name].apply(keras.ops.convert_to_tensor(pixels))
+    np.testing.assert_allclose(tensor, given, atol=1e-5)
 
 
 def test_preprocessing_is_saved_with_the_model(archive, tmp_path):
