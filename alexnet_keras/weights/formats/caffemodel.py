@@ -31,6 +31,7 @@ class _Layer:
     outputs: list[str]
     blobs: list[Message]
     lrn: Message | None
+    pooling: Message | None
     inner_product: Message | None
 
 
@@ -84,6 +85,7 @@ def _layer_v1(message: Message) -> _Layer:
         outputs=message.texts(3),
         blobs=message.messages(6),
         lrn=message.message(18),
+        pooling=message.message(19),
         inner_product=message.message(17),
     )
 
@@ -96,6 +98,7 @@ def _layer(message: Message) -> _Layer:
         outputs=message.texts(4),
         blobs=message.messages(7),
         lrn=message.message(118),
+        pooling=message.message(121),
         inner_product=message.message(117),
     )
 
@@ -122,6 +125,9 @@ def _variants(layers: list[_Layer]) -> tuple[str, ...]:
     if not any(orders):
         return _BOTH
     if not all(_published(layer.lrn) for layer in layers if layer.type == _LRN):
+        return ()
+    # PoolingParameter: pool 1, whose 0 is MAX.
+    if any(layer.pooling.integer(1) for layer in layers if layer.pooling):
         return ()
     # conv3 and conv4 have neither, conv5 has a pool.
     normalized = {order for order in orders if _LRN in order}

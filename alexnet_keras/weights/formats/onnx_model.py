@@ -66,6 +66,8 @@ class _Net:
     orders: list[str] = field(default_factory=list)
     #: whether the constants of each LRN are those of the published nets
     published: bool = True
+    #: constants by their own names; bfloat16 is a copy, and layers may share it
+    unpacked: dict[str, np.ndarray] = field(default_factory=dict)
     #: the name of a dense layer that may get its bias from an Add
     without_bias: str | None = None
 
@@ -154,8 +156,10 @@ def _take(
                 f"the values of {what} are not in the file", "give a model with its weights"
             )
         source, transposed = sources[name]
-        array = _tensor(constants[source], what)
-        if dimensions == 1 and array.size == array.shape[-1]:
+        if source not in net.unpacked:
+            net.unpacked[source] = _tensor(constants[source], what)
+        array = net.unpacked[source]
+        if dimensions == 1 and array.shape[-1:] == (array.size,):
             array = array.reshape(-1)
         if array.ndim != dimensions or (transposed and dimensions != 2):
             raise Unreadable(

@@ -15,6 +15,8 @@ from alexnet_keras.weights.formats.unreadable import Unreadable
 
 # A model of AlexNet has some hundreds, numbers that are not packed counted once in a row.
 MOST_FIELDS = 200_000
+# Names of layers and values have some dozens.
+LONGEST_TEXT = 10_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TOO_SHORT = "its protocol buffer ends too soon"
 
@@ -77,7 +79,10 @@ class Message:
         return Message(found[-1], self.budget) if found else None
 
     def texts(self, number: int) -> list[str]:
-        return [str(data, "utf-8", "replace") for data in self.all_bytes(number)]
+        found = self.all_bytes(number)
+        if any(len(data) > LONGEST_TEXT for data in found):
+            raise Unreadable(f"it has a name of more than {LONGEST_TEXT:,} bytes")
+        return [str(data, "utf-8", "replace") for data in found]
 
     def text(self, number: int) -> str:
         return (self.texts(number) or [""])[-1]

@@ -172,10 +172,28 @@ def test_the_order_of_norm_and_pool_tells_the_variant(order, variants, layer, ar
         LRN + wire.real(5, 2.0),
         LRN + wire.integer(4, 1),  # WITHIN_CHANNEL
     ],
+    ids=["size", "k", "region"],
 )
 def test_a_normalization_of_other_constants_is_no_published_net(lrn, arrays, tmp_path):
     assert read(tmp_path, net(arrays, lrn=LRN + wire.real(5, 1.0))).variants == ("caffe",)
     assert read(tmp_path, net(arrays, lrn=lrn)).variants == ()
+
+
+@pytest.mark.parametrize("layer", [layer, layer_of_2014])
+def test_a_pool_that_averages_is_no_published_net(layer, arrays, tmp_path):
+    # PoolingParameter: method 1 is AVE; 0, MAX, need not be written.
+    number = 121 if layer is not layer_of_2014 else 19
+
+    def pooling(method):
+        def written(name, kind, bottom, top, blobs=(), parameters=b""):
+            if kind == "Pooling":
+                parameters = wire.content(number, wire.integer(1, method), wire.integer(2, 3))
+            return layer(name, kind, bottom, top, blobs, parameters)
+
+        return written
+
+    assert read(tmp_path, net(arrays, layer=pooling(0), lrn=b"")).variants == ("caffe",)
+    assert read(tmp_path, net(arrays, layer=pooling(1), lrn=b"")).variants == ()
 
 
 def test_layers_are_known_by_their_place_whatever_their_names(arrays, tmp_path):

@@ -6,6 +6,7 @@ import time
 import tracemalloc
 import warnings
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import onnx
@@ -463,6 +464,49 @@ def test_absurd_shapes_are_refused_by_name_and_nothing_is_allocated(dims, arrays
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.BFLOAT16])
+def test_a_single_number_in_place_of_a_tensor_is_refused(kind, arrays, tmp_path):
+    for place in range(4):
+        model = build(steps(arrays))
+        number = numpy_helper.from_array(np.array(1, helper.tensor_dtype_to_np_dtype(kind)))
+        number.name = model.graph.initializer[place].name
+        assert not number.dims
+        model.graph.initializer[place].CopyFrom(number)
+        with pytest.raises(UserError, match="conv[12]/"):
+            read(tmp_path, model)
+
+
+def test_weights_that_layers_share_are_unpacked_once(arrays, tmp_path):
+    # bfloat16 doubles as float32: a small file could ask for it again and again.
+    net = steps(arrays)
+    weights, bias = arrays["conv5"]
+
+    def conv4(graph):
+        graph.then("Conv", graph.constant(weights, "w_conv5"), graph.constant(bias, "b_conv5"))
+        del graph.initializers[-2:]
+        graph.then("Relu")
+
+    net["conv4"] = conv4
+    stored = read(tmp_path, with_raw_data_as(build(net), TensorProto.BFLOAT16))
+    assert np.shares_memory(stored.tensors["conv4/kernel"], stored.tensors["conv5/kernel"])
+
+
+def test_a_name_of_megabytes_is_refused_before_it_is_text(arrays, tmp_path):
+    model = build(steps(arrays))
+    model.graph.node[3].output[0] = "x" * (20 << 20)
+    data = model.SerializeToString()
+    path = tmp_path / "net.onnx"
+    path.write_bytes(data)
+    del data, model
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError):
+            read_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_thousands_of_nodes_cost_no_more_than_their_reading(arrays, tmp_path):
     net = steps(arrays)
 
@@ -488,6 +532,45 @@ def test_a_file_that_is_cut_anywhere_is_refused_or_lacks_its_end(arrays, tmp_pat
         with pytest.raises(UserError) as refusal:
             read(tmp_path, data[:end])
         assert len(str(refusal.value)) < 1000
+
+
+def changed(model, rng):
+    """`model` with one to three of its nodes, names or tensors changed, but still well-formed."""
+    graph = model.graph
+    for _ in range(rng.choice((1, 2, 3))):
+        node, tensor = rng.choice(graph.node), rng.choice(graph.initializer)
+        kind = rng.randrange(8)
+        if kind == 0:
+            node.op_type = rng.choice(("Conv", "Gemm", "MatMul", "Add", "LRN", "Transpose", ""))
+        elif kind == 1:
+            del node.input[rng.randrange(3) :]
+        elif kind == 2:
+            del node.output[:]
+        elif kind == 3:
+            node.input.insert(0, rng.choice((tensor.name, "pixels", "", *node.output)))
+        elif kind == 4:
+            sides = rng.randrange(6)
+            tensor.dims[:] = [rng.choice((0, 1, -1, 3, 2**62)) for _ in range(sides)]
+            tensor.raw_data = tensor.raw_data[: rng.choice((0, 1, 4, len(tensor.raw_data)))]
+        elif kind == 5:
+            tensor.data_type = rng.randrange(20)
+        elif kind == 6:
+            tensor.ClearField(rng.choice(("raw_data", "name", "dims", "data_type")))
+        else:
+            graph.node.insert(rng.randrange(len(graph.node)), node)
+    return model
+
+
+def test_models_changed_in_any_part_are_read_or_refused_and_nothing_else(arrays, tmp_path):
+    content = build(steps(arrays)).SerializeToString()
+    outcomes = set()
+    for seed in range(400):
+        try:
+            read(tmp_path, changed(onnx.ModelProto.FromString(content), Random(seed)))
+            outcomes.add("read")
+        except UserError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
 
 
 def test_mutants_are_read_or_refused_and_nothing_else(arrays, tmp_path):

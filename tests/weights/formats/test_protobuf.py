@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers: what google's encoder writes is read, what lies is refused."""
+"""The wire format of protocol buffers: what Google's encoder writes is read, lies are refused."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def test_nesting_costs_nothing_however_deep():
 
 
 @pytest.mark.parametrize(
-    "unit", [wire.integer(1, 1), wire.content(1), wire.real(1, 0) + wire.real(2, 0)]
+    "unit",
+    [wire.integer(1, 1), wire.content(1), wire.real(1, 0) + wire.real(2, 0)],
+    ids=["numbers", "empty messages", "floats in turn"],
 )
 def test_more_fields_than_a_net_can_have_are_refused(unit):
     with pytest.raises(Unreadable, match="fields"):
