@@ -15,7 +15,13 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.tower_names import halves
 from alexnet_keras.towers import initializers, joined, towers_of
 from alexnet_keras.variants import VARIANTS, Variant, variant_row, with_options
-from alexnet_keras.weights import PREPROCESSING, StoredWeights, load_tensors, open_weights
+from alexnet_keras.weights import (
+    PREPROCESSING,
+    PUBLISHED,
+    StoredWeights,
+    load_tensors,
+    open_weights,
+)
 
 
 def AlexNet(
@@ -54,10 +60,11 @@ def AlexNet(
             weights file: PyTorch `.pth`, `.caffemodel`, `.onnx`, `.npy`, `.npz`, `.weights.h5` or
             `.keras`. All layers have to be in it with the model's shapes; see `skip_mismatch`.
         input_tensor: a Keras tensor to take as the input, for example the output of a
-            preprocessing layer.
+            preprocessing layer; then the model's own preprocessing is the caller's matter, and
+            `model.preprocessing` is not set.
         input_shape: `(height, width, channels)`, by default the variant's published size,
             `(224, 224, 3)` or `(227, 227, 3)`. Without the top, height and width may be `None`.
-            The smallest side is 63 px in most variants.
+            `VARIANTS[variant].smallest_input()` is the smallest side, 52 to 64 px.
         pooling: without the top: `None` (pool5's 4-D output), `"avg"` or `"max"` over positions.
         classes: number of classes of `fc8`.
         classifier_activation: activation of `fc8`; `None` returns logits.
@@ -77,11 +84,12 @@ def AlexNet(
             activation, through a 1x1 convolution (`shortcut4`, `shortcut5`) where the channels
             differ.
         tower_devices: for `"paper"` and `"release"`, the devices of the two towers, such as
-            `("GPU:0", "GPU:1")`: variables and operations, backward ones included, lie there, and
-            activations cross only into conv3, fc6, fc7 and fc8. Not saved with the model.
+            `("GPU:0", "GPU:1")`: a tower's variables and operations, backward ones included, lie
+            there. What joins the towers before conv3, fc6, fc7 and fc8, and what an optimizer
+            remembers, lies on the default device. Not saved with the model.
         skip_mismatch: whether layers may stay random that the weights do not hold or that have
-            other shapes, such as `fc8` with other classes. A warning names them, and
-            `model.loaded` is the whole report.
+            other shapes, such as `fc8` with other classes. A warning names them;
+            `model.loaded` is the whole report, `None` without weights.
 
     Returns:
         A `keras.Model`: float images (batch, height, width, 3), already in the range that
@@ -91,21 +99,33 @@ def AlexNet(
         UserError: a `ValueError`: an unknown variant, weights that are missing, damaged, out of
             reach or of another variant, or arguments that contradict each other.
     """
+    if not isinstance(include_top, bool):
+        raise UserError(
+            f"include_top is True or False; received {include_top!r}. Weights are given by name: "
+            "AlexNet(weights=...)."
+        )
     if not include_top and dropout is not None:
         raise UserError(f"dropout={dropout} belongs to fc6 and fc7; it needs include_top=True.")
-    options = {
-        "activation": activation,
-        "normalization": normalization,
-        "dropout": dropout,
-        "overlapping_pooling": overlapping_pooling,
-        "width": width,
-        "residual": residual,
-    }
-    if variant is not None:
-        variant_row(variant)
-    stored = None if weights is None else open_weights(weights, variant)
-    variant = choose_variant(variant, stored, width=width)
-    row = with_options(variant_row(variant), **options)
+    published = weights is not None and (str(weights) == "imagenet" or str(weights) in PUBLISHED)
+    if published and include_top and classes != 1000 and not skip_mismatch:
+        raise UserError(
+            f"The published weights have 1000 classes; received classes={classes}. Give "
+            "skip_mismatch=True to have a random fc8, or leave classes out."
+        )
+    # What is wrong with the other arguments is said before anything is downloaded.
+    stored = None if weights is None or published else open_weights(weights)
+    if published and variant is None:
+        variant = PUBLISHED[weights].variant if str(weights) in PUBLISHED else "torchvision"
+    variant = choose_variant(variant, stored, width=width, skip_mismatch=skip_mismatch)
+    row = with_options(
+        variant_row(variant),
+        activation=activation,
+        normalization=normalization,
+        dropout=dropout,
+        overlapping_pooling=overlapping_pooling,
+        width=width,
+        residual=residual,
+    )
     model = build(
         row,
         include_top=include_top,
@@ -117,10 +137,16 @@ def AlexNet(
         name=name,
         tower_devices=tower_devices,
     )
-    convention = row.preprocessing
+    if published:
+        stored = open_weights(weights, variant)
+        choose_variant(variant, stored, width=width, skip_mismatch=skip_mismatch)
+
+    # Attributes, and so not part of the saved model; `weights.save_weights` keeps these two.
+    model.variant, model.loaded = variant, None
+    if input_tensor is None or input_tensor is keras.utils.get_source_inputs(input_tensor)[0]:
+        told = None if stored is None else stored.preprocessing
+        model.preprocessing = PREPROCESSING[told or row.preprocessing]
     if stored is not None:
-        convention = stored.preprocessing or convention
-        # Not part of the saved model, as the preprocessing below is not.
         model.loaded = load_tensors(model, stored.tensors, stored.path, skip_mismatch=skip_mismatch)
         if model.loaded.fresh:
             warnings.warn(
@@ -128,13 +154,20 @@ def AlexNet(
                 "stay random.",
                 stacklevel=2,
             )
-    # `transfer.classifier` and `features` put it into the graph as a layer.
-    model.variant, model.preprocessing = variant, PREPROCESSING[convention]
     return model
 
 
-def choose_variant(variant: str | None, stored: StoredWeights | None, width: float = 1.0) -> str:
+def choose_variant(
+    variant: str | None,
+    stored: StoredWeights | None,
+    width: float = 1.0,
+    skip_mismatch: bool = False,
+) -> str:
     """The name of the variant to build, given what the user asked for and the weights read.
+
+    Args:
+        width: as in `AlexNet`.
+        skip_mismatch: whether weights of other shapes belong to a variant that is asked for.
 
     Raises:
         UserError: the variant is unknown, or the weights belong to none, to another one, or to
@@ -149,6 +182,8 @@ def choose_variant(variant: str | None, stored: StoredWeights | None, width: flo
         for key, row in VARIANTS.items()
         if _convolutions_fit(with_options(row, width=width), stored.tensors)
     ]
+    if variant is not None and skip_mismatch:
+        fitting.append(variant)
     possible = [key for key in fitting if not stored.variants or key in stored.variants]
     if not fitting:
         shapes = ", ".join(
@@ -165,11 +200,16 @@ def choose_variant(variant: str | None, stored: StoredWeights | None, width: flo
             f"The weights in {stored.path} may belong to {' or '.join(map(repr, possible))}; say "
             "which with variant=."
         )
+    if not possible:
+        raise UserError(
+            f"The weights in {stored.path} say that they belong to "
+            f"{' or '.join(map(repr, stored.variants))}, but their kernels have the shapes of "
+            f"{', '.join(map(repr, fitting))}. Give weights of an AlexNet, and their width=."
+        )
     if variant is not None and variant not in possible:
-        theirs = possible or stored.variants
         raise UserError(
             f"The weights in {stored.path} do not fit the variant {variant!r}; they fit "
-            f"{', '.join(map(repr, theirs))}. Choose that variant or leave it out."
+            f"{', '.join(map(repr, possible))}. Choose that variant or leave it out."
         )
     return variant or possible[0]
 
@@ -278,4 +318,10 @@ def _convolutions_fit(row: Variant, tensors: Mapping[str, np.ndarray]) -> bool:
         for name, _, variable in [key.partition("/")]
         if variable == "kernel" and name.startswith("conv")
     }
-    return bool(kernels) and all(expected.get(name) == shape for name, shape in kernels.items())
+
+    def fits(name: str, shape: tuple[int, ...]) -> bool:
+        if name.startswith("conv1"):  # an input may have other channels than red, green and blue
+            return shape[:2] + shape[3:] == expected.get(name, ())[:2] + expected.get(name, ())[3:]
+        return expected.get(name) == shape
+
+    return bool(kernels) and all(fits(name, shape) for name, shape in kernels.items())

@@ -21,8 +21,8 @@ def features(model: keras.Model, layers: Sequence[str]) -> keras.Model:
     `"conv1"` is `conv1a` and `conv1b` side by side, the first tower's channels first.
 
     Args:
-        model: an `AlexNet()`, or a classifier of `transfer.build_classifier`, which has its
-            preprocessing already. Weights are shared with it, not copied.
+        model: an `AlexNet()`, or one that has its preprocessing already, such as a classifier of
+            `transfer.build_classifier`. Weights are shared with it, not copied.
         layers: names of layers, in any order.
 
     Returns:
@@ -30,12 +30,16 @@ def features(model: keras.Model, layers: Sequence[str]) -> keras.Model:
         outputs by name, channels-last.
 
     Raises:
-        UserError: no layer or one that the model does not have.
-        ValueError: the model records no preprocessing.
+        UserError: no layer, one that the model does not have, or no preprocessing is recorded with
+            the model.
     """
     layers = [layers] if isinstance(layers, str) else list(layers)
     if not layers:
         raise UserError(f"No layer is named; name some of {_names(model)}.")
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    if len(nested) == 1:  # what `from_pixels` made
+        nested[0].preprocessing = preprocessing_of(model)
+        return features(nested[0], layers)
     outputs = {name: _output(model, name) for name in layers}
     measured = keras.Model(model.input, outputs, name=f"{model.name}_features")
     # The new model's own, where it is not among its layers.

@@ -47,7 +47,7 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
         A list for each image of `(WordNet id, name, score)`, best first.
 
     Raises:
-        UserError: a `ValueError`: `preds` has another shape.
+        UserError: a `ValueError`: `preds` has another shape, or `top` is less than 1.
     """
     preds = ops.convert_to_numpy(preds)
     if preds.ndim != 2 or preds.shape[1] != CLASSES:
@@ -55,6 +55,8 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
             f"decode_predictions needs the {CLASSES} scores of each image, (batch, {CLASSES}); "
             f"received {preds.shape}."
         )
+    if top < 1:
+        raise UserError(f"top={top} is a number of classes; give 1 or more.")
     names = _class_names()
     best = np.argsort(preds, axis=1)[:, ::-1][:, :top]
     return [

@@ -41,11 +41,16 @@ def check_devices(towers: int, devices: Sequence[str]) -> None:
         )
     here = [device.name for device in tf.config.list_logical_devices()]
     for device in devices:
-        if not any(name.lower().endswith(f":{device.lower().lstrip('/')}") for name in here):
+        if not isinstance(device, str) or _short(device) not in map(_short, here):
             raise UserError(
                 f"TensorFlow has no device {device!r} here; it has "
                 f"{', '.join(name.partition('device:')[2] for name in here)}."
             )
+
+
+def _short(name: str) -> str:
+    """`CPU:0` for every way in which TensorFlow writes that device."""
+    return name.rpartition("/")[2].lower().removeprefix("device:")
 
 
 def place(layer: keras.Layer, device: str) -> keras.Layer:

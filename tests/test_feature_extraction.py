@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_keras import AlexNet, UserError, features
 from alexnet_keras.transfer import build_classifier
+from alexnet_keras.weights import PREPROCESSING, from_pixels
 from numpy_alexnet import forward
 
 CONVOLUTIONS = ["conv1", "conv2", "conv3", "conv4", "conv5"]
@@ -74,6 +75,22 @@ def test_a_classifier_is_measured_through_the_preprocessing_that_it_has():
     measured = features(built.model, "pool5")
     inner = keras.Model(built.model.input, built.model.get_layer("pool5").output)
     np.testing.assert_array_equal(measured(pixels())["pool5"], inner(pixels()))
+
+
+def test_layers_are_found_behind_a_preprocessing_too():
+    model = AlexNet(variant="caffe", include_top=False, input_shape=(80, 80, 3), width=0.05)
+    expected = features(model, "conv5")(pixels())["conv5"]
+    whole = from_pixels(model)
+    np.testing.assert_array_equal(features(whole, "conv5")(pixels())["conv5"], expected)
+
+
+def test_a_net_that_was_saved_without_its_preprocessing_says_how_to_get_it(tmp_path):
+    AlexNet(include_top=False, input_shape=(80, 80, 3), width=0.05).save(tmp_path / "net.keras")
+    loaded = keras.models.load_model(tmp_path / "net.keras")
+    with pytest.raises(UserError, match="records no preprocessing.*AlexNet\\(weights="):
+        features(loaded, "conv1")
+    loaded.preprocessing = PREPROCESSING["paper"]
+    assert features(loaded, "conv1")(pixels())["conv1"].shape == (2, 19, 19, 4)
 
 
 def test_weights_are_shared_and_any_size_goes_in_without_the_top():

@@ -47,7 +47,7 @@ def fetch(row: Published, *, cache_dir: str | Path | None = None, verbose: bool 
     The file's hash is checked on every call (0.2 s for 244 MB). Only a file that passed gets its
     name: until then it is called `<name>.part`, and a download that was killed, or whose connection
     broke, goes on from there, unless the file at the address has changed since. Two processes that
-    want the same file download it once.
+    want the same file download it once. Another file of that name is kept, as `<name>.other`.
 
     Args:
         row: a row of `PUBLISHED`.
@@ -75,12 +75,13 @@ def fetch(row: Published, *, cache_dir: str | Path | None = None, verbose: bool 
         with _for_us_alone(part, verbose) as file:
             # Another process may have fetched it while this one waited.
             if cached(row, cache_dir=cache_dir) is None:
-                if target.exists():  # a file of this name is ours
-                    if verbose:
-                        _say(f"{target} is not the published file, so it is fetched again.")
-                    target.unlink()
+                if target.exists() and verbose:
+                    _say(f"{target} is not the published file, so that is fetched.")
                 _Download(row, file, target).run(verbose)
                 _origin(target).unlink(missing_ok=True)
+                if target.exists():
+                    # Only checked files of ours get this name: what was there is somebody's.
+                    target.replace(target.with_name(f"{target.name}.other"))
                 part.replace(target)
     except OSError as error:
         raise _disk_error(error, row, target.parent) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.tower_names import SUFFIXES
 from alexnet_keras.weights.download import cached, fetch
 from alexnet_keras.weights.formats import read_weights
+from alexnet_keras.weights.preprocessing import PREPROCESSING
 from alexnet_keras.weights.published import PUBLISHED, imagenet_weights
 from alexnet_keras.weights.stored import StoredWeights
 
@@ -56,24 +58,44 @@ def open_weights(weights: str | Path, variant: str | None = None) -> StoredWeigh
         return _published(imagenet_weights(variant or "torchvision"))
     if str(weights) in PUBLISHED:
         return _published((str(weights),))
-    return read_weights(weights)
+    stored = read_weights(Path(weights).expanduser())
+    if stored.preprocessing not in (None, *PREPROCESSING):
+        raise UserError(
+            f"The weights in {weights} ask for a preprocessing {stored.preprocessing[:80]!r}, and "
+            f"known here are {', '.join(PREPROCESSING)}. Save them again, or take a newer "
+            "alexnet-keras."
+        )
+    return stored
 
 
 def load_weights(
     model: keras.Model, weights: str | Path, *, skip_mismatch: bool = False
 ) -> LoadReport:
-    """Puts weights into a built model whose layers are named as in `AlexNet`.
+    """Puts weights into a built `AlexNet`, or another model with its layers' names.
+
+    `model.loaded` becomes the report, and `model.preprocessing` that of the weights, where these
+    are known to have one.
 
     Args:
-        weights: as in `open_weights`, without `"imagenet"`.
+        weights: as in `AlexNet`.
         skip_mismatch: whether layers may stay as they are that the weights do not hold, or hold
             with another shape.
 
     Raises:
-        UserError: as `open_weights`; or the weights do not fit, which is said with both shapes.
+        UserError: as `open_weights`; or the weights do not fit, which is said with both shapes, or
+            belong to another variant than `model.variant`.
     """
-    stored = open_weights(weights)
-    return load_tensors(model, stored.tensors, stored.path, skip_mismatch=skip_mismatch)
+    variant = getattr(model, "variant", None)
+    stored = open_weights(weights, variant)
+    if variant is not None and stored.variants and variant not in stored.variants:
+        raise UserError(
+            f"The weights in {stored.path} belong to {' or '.join(map(repr, stored.variants))}, "
+            f"not to the variant {variant!r} of the model; build the model as that variant."
+        )
+    model.loaded = load_tensors(model, stored.tensors, stored.path, skip_mismatch=skip_mismatch)
+    if stored.preprocessing is not None:
+        model.preprocessing = PREPROCESSING[stored.preprocessing]
+    return model.loaded
 
 
 def load_tensors(
@@ -87,83 +109,109 @@ def load_tensors(
     """Puts named tensors into the layers of the same names; all are checked before any is set.
 
     The two towers' layers, `conv1a` and `conv1b`, take each its half of `conv1` where there are no
-    tensors by their own names.
+    tensors by their own names. Layers of the top that the model does not have are left out; others
+    that it does not have are a mismatch.
 
     Args:
         model: a built model whose layers are named as in `AlexNet`.
         tensors: `layer/variable` to array, for example `conv1/kernel`.
         source: where the tensors come from, for messages.
         allow_missing: whether layers may stay as they are that `tensors` does not hold.
-        skip_mismatch: the same for these and for layers of another shape.
+        skip_mismatch: the same for these and for layers that do not match.
 
     Raises:
-        UserError: a tensor's shape differs from the model's, or a layer is not or only half there.
+        UserError: a layer is missing, or does not match the model's.
     """
     layers = {layer.name: layer for layer in model.layers if layer.weights}
-    given = {name.rpartition("/")[0] for name in tensors}
-    origin = {name: _origin(name, given) for name in layers}
+    given: dict[str, set[str]] = {}
+    for key in tensors:
+        layer, _, variable = key.rpartition("/")
+        given.setdefault(layer, set()).add(variable)
+    from_layer = {name: _whole_or_own(name, given) for name in layers}
+    found = {name: layer for name, layer in from_layer.items() if layer is not None}
+    missing = [name for name in layers if name not in found]
+    unused = sorted(given.keys() - set(found.values()))
+
     assignments, mismatched = [], {}
-    for name in (name for name in layers if origin[name]):
-        values = []
-        for variable in layers[name].weights:
-            key = f"{origin[name]}/{variable.name}"
-            if key not in tensors:
-                raise UserError(
-                    f"The weights in {source} hold a part of the layer {origin[name]} but not "
-                    f"{key}; give a complete file."
-                )
-            value = _half(tensors[key], name) if origin[name] != name else tensors[key]
-            if value.shape != tuple(variable.shape):
-                mismatched.setdefault(
-                    name,
-                    f"{key} is {value.shape} in the file and {tuple(variable.shape)} in the model",
-                )
-            values.append((variable, value))
-        if name not in mismatched:
-            assignments += values
+    for name, layer in found.items():
+        variables = {variable.name: variable for variable in layers[name].weights}
+        values = {
+            variable: _half(tensors[f"{layer}/{variable}"], name)
+            if layer != name
+            else tensors[f"{layer}/{variable}"]
+            for variable in given[layer]
+        }
+        why = _mismatch(layer, variables, values)
+        if why is None:
+            assignments += [(variables[key], values[key]) for key in variables]
+        else:
+            mismatched[name] = why
+    foreign = [name for name in unused if name.startswith(_TRUNK)]
+    mismatched |= {name: f"{name} is in the file and not in the model" for name in foreign}
+
     if mismatched and not skip_mismatch:
         raise UserError(
             f"The weights in {source} do not fit: {'; '.join(mismatched.values())}. Choose the "
-            "variant, classes and image size that the weights were made for, or "
-            "skip_mismatch=True to leave these layers random."
+            "variant, options, classes and image size that they were made for; "
+            "skip_mismatch=True takes what fits and leaves the rest of the model random."
         )
-    missing = tuple(name for name in layers if not origin[name])
     if missing and not (allow_missing or skip_mismatch):
+        top = [name for name in missing if name.startswith("fc")]
+        without = "include_top=False to do without the top, or " if top == missing else ""
         raise UserError(
             f"The weights in {source} hold nothing for {', '.join(missing)}; give a complete file, "
-            "include_top=False to do without the top, or skip_mismatch=True to leave these layers "
-            "random."
+            f"{without}skip_mismatch=True to leave these layers random."
         )
     for variable, value in assignments:
         variable.assign(value)
-    used = {origin[name] for name in layers}
     return LoadReport(
-        loaded=tuple(name for name in layers if origin[name] and name not in mismatched),
-        fresh=tuple(name for name in layers if not origin[name] or name in mismatched),
-        unused=tuple(sorted(given - used)),
+        loaded=tuple(name for name in found if name not in mismatched),
+        fresh=tuple(name for name in layers if name in missing or name in mismatched),
+        unused=tuple(unused),
         mismatched=tuple(mismatched.values()),
     )
 
 
+#: how layers below the top are called: one that the model lacks is a part of another net
+_TRUNK = ("conv", "norm", "spatial_norm", "shortcut")
+
+
+def _mismatch(
+    layer: str, variables: Mapping[str, Any], values: Mapping[str, np.ndarray]
+) -> str | None:
+    """How a layer's tensors differ from its variables, in words; `None` if they do not."""
+    for name in [*variables, *values]:
+        if name not in values:
+            return f"{layer}/{name} is in the model and not in the file"
+        if name not in variables:
+            return f"{layer}/{name} is in the file and not in the model"
+        shape = tuple(variables[name].shape)
+        if values[name].shape != shape:
+            return f"{layer}/{name} is {values[name].shape} in the file and {shape} in the model"
+    return None
+
+
 def _published(keys: tuple[str, ...]) -> StoredWeights:
     """The first of these published weights that is in the cache, else that can be downloaded."""
-    rows = sorted((PUBLISHED[key] for key in keys), key=lambda row: cached(row) is None)
+    rows = [PUBLISHED[key] for key in keys]
+    if len(rows) > 1:
+        rows.sort(key=lambda row: cached(row) is None)
     failures = []
     for row in rows:
         try:
             path = fetch(row)
         except UserError as error:
-            failures.append(error)
+            failures.append(str(error))
         else:
             break
     else:
-        raise failures[0]
+        raise UserError(" ".join(failures))
     # What the file does not say, the registry does.
     return replace(read_weights(path), variants=(row.variant,), preprocessing=row.preprocessing)
 
 
-def _origin(name: str, given: set[str]) -> str | None:
-    """The layer of the weights that fills the model's layer `name`; `None` if there is none."""
+def _whole_or_own(name: str, given: Collection[str]) -> str | None:
+    """The layer among `given` that fills the model's layer `name`; `None` if there is none."""
     if name in given:
         return name
     return name[:-1] if name.endswith(SUFFIXES) and name[:-1] in given else None

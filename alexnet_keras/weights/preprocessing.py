@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from alexnet_keras.errors import UserError
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -126,7 +128,7 @@ def from_pixels(model: keras.Model) -> keras.Model:
     """The same model behind its preprocessing: its input is RGB pixels in 0..255.
 
     Raises:
-        ValueError: the model records no preprocessing.
+        UserError: the model records no preprocessing.
     """
     if any(isinstance(layer, InputPreprocessing) for layer in model.layers):
         return model
@@ -139,14 +141,15 @@ def preprocessing_of(model: keras.Model) -> Preprocessing:
     """The preprocessing recorded with `model`: its preprocessing layer's, or `AlexNet()`'s note.
 
     Raises:
-        ValueError: nothing is recorded.
+        UserError: a `ValueError`: nothing is recorded.
     """
     for layer in model.layers:
         if isinstance(layer, InputPreprocessing):
             return layer.preprocessing
     if (noted := getattr(model, "preprocessing", None)) is not None:
         return noted
-    raise ValueError(
-        f"The model {model.name!r} records no preprocessing; build it with AlexNet() or "
-        "transfer.build_classifier()."
+    raise UserError(
+        f"The model {model.name!r} records no preprocessing; load its weights with "
+        "AlexNet(weights=...), or say what it was trained on: model.preprocessing = "
+        "PREPROCESSING['torchvision'] (alexnet_keras.weights)."
     )

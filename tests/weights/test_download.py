@@ -318,15 +318,16 @@ def test_a_file_of_another_hash_is_thrown_away(resumed, host, get, tmp_path):
     assert left_in(tmp_path) == []
 
 
-def test_a_cached_file_of_another_hash_is_fetched_again(host, get, tmp_path):
+def test_another_file_of_that_name_is_kept_beside_the_published_one(host, get, tmp_path):
     (tmp_path / "weights.bin").write_bytes(OTHER)
     assert get().read_bytes() == CONTENT
+    assert (tmp_path / "weights.bin.other").read_bytes() == OTHER
     (tmp_path / "weights.bin").write_bytes(CONTENT[:-1])
     assert get().read_bytes() == CONTENT
     assert len(host.asked) == 2
 
 
-def test_a_cached_file_of_another_hash_is_removed_even_if_its_host_is_gone(
+def test_another_file_of_that_name_stays_where_it_is_if_the_host_is_gone(
     host, row, tmp_path, capsys
 ):
     host.status = 503
@@ -334,7 +335,8 @@ def test_a_cached_file_of_another_hash_is_removed_even_if_its_host_is_gone(
     with pytest.raises(UserError, match="503"):
         fetch(row, cache_dir=tmp_path)
     assert "is not the published file" in capsys.readouterr().err
-    assert left_in(tmp_path) == []
+    assert left_in(tmp_path) == ["weights.bin"]
+    assert (tmp_path / "weights.bin").read_bytes() == OTHER
 
 
 def test_a_users_own_file_behind_a_link_in_the_cache_stays(get, tmp_path):

@@ -17,6 +17,7 @@ from alexnet_keras.weights import (
     preprocessing_of,
     save_weights,
 )
+from alexnet_keras.weights.published import imagenet_weights
 
 #: input channels of conv1 to conv5, and output channels
 CHANNELS = {
@@ -148,6 +149,23 @@ def test_a_variant_that_does_not_fit_the_weights_is_refused_with_those_that_do(a
         AlexNet(variant="alexnet", weights=path)
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"variant": "caffe"}, ["belong to 'caffe'", "shapes of 'torchvision'"]),
+        ({"variant": "of tomorrow"}, ["'of tomorrow'", "'torchvision'"]),
+        ({"preprocessing": "of tomorrow"}, ["'of tomorrow'", "torchvision, caffe"]),
+    ],
+)
+def test_files_that_contradict_themselves_or_know_more_are_refused(told, words, tmp_path):
+    model = AlexNet(variant="torchvision", classes=3, **SMALL)
+    path = tmp_path / "odd.weights.h5"
+    save_weights(model, path, **told)
+    with pytest.raises(UserError) as caught:
+        AlexNet(weights=path, classes=3, **SMALL)
+    assert all(word in str(caught.value) for word in [*words, str(path)])
+
+
 @pytest.fixture
 def published(monkeypatch, archive):
     """Published files that need no network: each is a trunk of its own row's variant."""
@@ -179,15 +197,107 @@ def test_imagenet_takes_torchvisions_weights_unless_a_variant_is_named(published
 
 def test_where_one_source_is_out_of_reach_the_next_is_taken(published):
     asked, unreachable = published
-    rows = [row for row in PUBLISHED.values() if row.variant == "caffe" and row.address]
-    assert len(rows) > 1
-    unreachable.add(rows[0].file_name)
+    first, second = (PUBLISHED[key].file_name for key in imagenet_weights("caffe"))
+    unreachable.add(first)
     stored = open_weights("imagenet", "caffe")
+    assert asked == [first, second]
     assert (stored.variants, stored.preprocessing) == (("caffe",), "caffe")
-    assert set(asked) <= {row.file_name for row in rows}
-    unreachable |= {row.file_name for row in rows}
-    with pytest.raises(UserError, match="out of reach"):
+    unreachable.add(second)
+    with pytest.raises(UserError, match=f"{first} is out of reach. {second} is out of reach."):
         open_weights("imagenet", "caffe")
+
+
+def test_what_is_in_the_cache_is_taken_before_anything_is_downloaded(published, monkeypatch):
+    asked, _ = published
+    _, second = (PUBLISHED[key] for key in imagenet_weights("caffenet"))
+    monkeypatch.setattr(loading, "cached", lambda row: row if row == second else None)
+    open_weights("imagenet", "caffenet")
+    assert asked == [second.file_name]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"classes": 5},
+        {"pooling": "median", "include_top": False},
+        {"input_shape": (10, 10, 3)},
+        {"width": -1},
+        {"tower_devices": ("CPU:0", "CPU:1")},
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_downloaded(arguments, published):
+    asked, _ = published
+    for weights in ("imagenet", "caffe"):
+        with pytest.raises(UserError):
+            AlexNet(weights=weights, **arguments)
+    assert asked == []
+
+
+def test_a_keyword_of_weights_in_the_place_of_include_top_is_refused():
+    with pytest.raises(UserError, match="received 'imagenet'.*weights="):
+        AlexNet("imagenet")
+
+
+def saved(path, **options):
+    model = AlexNet(variant="torchvision", classes=3, **{**SMALL, **options})
+    save_weights(model, path)
+    return path
+
+
+def test_weights_of_other_options_do_not_match_and_say_how(tmp_path):
+    plain = saved(tmp_path / "plain.weights.h5")
+    batch = saved(tmp_path / "batch.weights.h5", normalization="batch")
+    residual = saved(tmp_path / "residual.weights.h5", residual=True)
+    cases = [
+        (plain, {"normalization": "batch"}, "conv1/bias is in the file and not in the model"),
+        (batch, {}, "conv1/bias is in the model and not in the file"),
+        (residual, {}, "shortcut4 is in the file and not in the model"),
+    ]
+    for path, options, words in cases:
+        with pytest.raises(UserError, match=words):
+            AlexNet(weights=path, classes=3, **SMALL, **options)
+    with pytest.warns(UserWarning, match="conv1, norm1, conv2"):
+        model = AlexNet(
+            weights=plain, classes=3, normalization="batch", skip_mismatch=True, **SMALL
+        )
+    assert model.loaded.loaded == ("fc6", "fc7", "fc8")
+
+
+def test_another_width_is_taken_as_far_as_it_fits_only_if_that_is_asked_for(tmp_path):
+    path = saved(tmp_path / "wide.weights.h5", width=0.1)
+    asked = {"weights": path, "variant": "torchvision", "classes": 3, **SMALL}
+    with pytest.raises(UserError, match="fit no variant"):
+        AlexNet(**asked)
+    with pytest.warns(UserWarning, match="conv1, conv2"):
+        model = AlexNet(**asked, skip_mismatch=True)
+    assert model.loaded.loaded == ()
+
+
+def test_images_of_one_channel_come_back_too(tmp_path):
+    options = {"input_shape": (64, 64, 1)}
+    path = saved(tmp_path / "gray.weights.h5", **options)
+    model = AlexNet(weights=path, classes=3, **{**SMALL, **options})
+    assert model.get_layer("conv1").kernel.shape == (11, 11, 1, 4)
+
+
+def test_weights_are_not_put_into_a_built_net_of_another_variant(tmp_path, archive):
+    path = tmp_path / "caffenet.weights.h5"
+    save_weights(AlexNet(variant="caffenet", classes=3, **SMALL), path)
+    model = AlexNet(variant="caffe", classes=3, **SMALL)
+    with pytest.raises(UserError, match="belong to 'caffenet', not to the variant 'caffe'"):
+        load_weights(model, path)
+    other = AlexNet(variant="caffenet", classes=3, **SMALL)
+    assert load_weights(other, path) is other.loaded
+    assert other.loaded.fresh == ()
+
+
+def test_behind_a_preprocessing_of_ones_own_none_is_recorded():
+    pixels = keras.Input((64, 64, 3))
+    own = AlexNet(input_tensor=keras.layers.Rescaling(1 / 255)(pixels), width=0.05)
+    with pytest.raises(UserError, match="records no preprocessing"):
+        preprocessing_of(own)
+    plain = AlexNet(input_tensor=pixels, width=0.05)
+    assert preprocessing_of(plain) == PREPROCESSING["paper"]
 
 
 @pytest.mark.parametrize("variant", ["alexnet", "paper", "release"])
@@ -255,7 +365,7 @@ def with_tensor(name, value):
     [
         (with_tensor("conv3/kernel", np.zeros((3, 3, 192, 7), "f4")), ["fit no variant", "7)"]),
         (with_tensor("conv3/bias", np.zeros(7, "f4")), ["conv3/bias is (7,)", "(384,)"]),
-        (with_tensor("conv3/bias", None), ["not conv3/bias"]),
+        (with_tensor("conv3/bias", None), ["conv3/bias is in the model and not"]),
         (with_tensor("conv3/bias", np.full(384, np.nan, "f4")), ["conv3/bias", "not finite"]),
         (with_tensor("conv3/bias", np.array(["x"] * 384)), ["conv3/bias", "not floats"]),
         (with_tensor("conv3/bias", np.array([{}] * 384)), ["cannot be read as a NumPy archive"]),
@@ -281,6 +391,15 @@ def test_preprocessing_is_the_published_arithmetic():
     given = InputPreprocessing.of(PREPROCESSING["caffe"])(pixels)
     expected = pixels[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
     np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+def test_evaluation_resizes_as_published():
+    # Paper, section 4.1, and torchvision: the shorter side to 256, of which 224. Caffe: both sides.
+    for name in ("paper", "torchvision"):
+        geometry = PREPROCESSING[name].geometry
+        assert (PREPROCESSING[name].resize(224), geometry["keep_aspect"]) == (256, True)
+    geometry = PREPROCESSING["caffe"].geometry
+    assert (PREPROCESSING["caffe"].resize(227), geometry["keep_aspect"]) == (256, False)
 
 
 @pytest.mark.parametrize("name", PREPROCESSING)

@@ -48,8 +48,8 @@ _BY_SUFFIX = {
 def read_weights(path: str | Path) -> StoredWeights:
     """The tensors of a weights file of any kind, by this package's names and in its layout.
 
-    What kind it is, the content says, not the name. Nothing in the file is run, and no more memory
-    is taken than the file's own bytes account for. Tensors may be views of the mapped file.
+    What kind it is, the content says, not the name. Nothing in the file is run, and nothing is
+    allocated from a size that it merely declares. Tensors may be views of the mapped file.
 
     Raises:
         UserError: the file is missing, of an unknown kind, damaged, not of AlexNet, or holds

@@ -7,7 +7,6 @@ Keras numbers variables (`layers/conv2d_1/vars/0`) and notes the name of the lay
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -188,12 +187,13 @@ def _check_spans(variables: list[dict[str, Any]], length: int) -> None:
     spans = []
     for entry in variables:
         offset, size, path = entry["offset"], entry["size"], quoted(entry["path"])
-        if offset is None and math.prod(entry["shape"]):
-            raise Unreadable(f"its variable {path} is not in one piece", "save it with Keras 3")
-        if offset is not None:
-            if offset < 0 or size < 0 or offset + size > length:
-                raise Unreadable(f"its variable {path} reaches beyond the end")
-            spans.append((offset, offset + size))
+        if offset is None:
+            raise Unreadable(
+                f"its variable {path} is empty or not in one piece", "save the weights with Keras 3"
+            )
+        if offset < 0 or size < 0 or offset + size > length:
+            raise Unreadable(f"its variable {path} reaches beyond the end")
+        spans.append((offset, offset + size))
     spans.sort()
     if any(after[0] < before[1] for before, after in zip(spans, spans[1:], strict=False)):
         raise Unreadable("its variables overlap")

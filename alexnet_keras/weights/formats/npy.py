@@ -115,6 +115,9 @@ def read_npy(data: memoryview) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             if not isinstance(array, _Array):
                 raise Unreadable(f"{name} is no array")
             tensors[name] = array.array(name)
+            # The same bytes may be said to be every layer's.
+            if sum(tensor.nbytes for tensor in tensors.values()) > len(data):
+                raise Unreadable("its arrays are more than it has bytes")
     return tensors, _VARIANTS
 
 
@@ -130,6 +133,9 @@ def _variables(value: Any, layer: str) -> list[tuple[str, Any]]:
 
 
 def _text(key: Any) -> str:
+    """A name, which Python 2 wrote as bytes. Other objects could be without end as text."""
+    if not isinstance(key, str | bytes | int):
+        raise TypeError("a name that is no text")
     return str(key, "latin-1") if isinstance(key, bytes) else str(key)
 
 

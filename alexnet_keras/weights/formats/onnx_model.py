@@ -94,12 +94,8 @@ def read_onnx(data: memoryview) -> tuple[dict[str, np.ndarray], tuple[str, ...]]
         and (value := node.attributes["value"].message(5)) is not None
     }
     net = _follow(nodes, constants, {message.text(1) for message in graph.messages(11)})
-    if net.convolutions != 5 or net.dense > 3:
-        raise Unreadable(
-            f"it has {net.convolutions} convolutions and {net.dense} dense layers; AlexNet has 5 "
-            "and 3",
-            "give weights of AlexNet",
-        )
+    if net.convolutions != 5:
+        raise _other_counts(net)
     return layouts.from_out_in(net.tensors), _variants(net)
 
 
@@ -173,6 +169,8 @@ def _take(
         if node.inputs[0] != data or len(node.inputs) < 2 or net.dense:
             raise Unreadable("its convolutions are no chain", "give weights of AlexNet")
         net.convolutions += 1
+        if net.convolutions > 5:
+            raise _other_counts(net)
         net.orders.append("")
         net.groups.add(node.integer("group", 1))
         name = f"conv{net.convolutions}"
@@ -182,6 +180,8 @@ def _take(
     elif node.operator in ("Gemm", "MatMul"):
         _plain_product(node, data)
         net.dense += 1
+        if net.dense > 3:
+            raise _other_counts(net)
         name = f"fc{5 + net.dense}"
         kernel = constant(node.inputs[1], 2, f"{name}/kernel")
         net.tensors[f"{name}/kernel"] = kernel if node.integer("transB", 0) else kernel.T
@@ -201,6 +201,14 @@ def _take(
             f"it has an operation {quoted(node.operator)}, which no AlexNet that is known here has",
             "give bvlcalexnet, caffenet, or torchvision's alexnet exported by torch.onnx",
         )
+
+
+def _other_counts(net: _Net) -> Unreadable:
+    return Unreadable(
+        f"it has {net.convolutions} convolutions and {net.dense} dense layers or more; AlexNet has "
+        "5 and 3",
+        "give weights of AlexNet",
+    )
 
 
 def _plain_product(node: _Node, data: str) -> None:

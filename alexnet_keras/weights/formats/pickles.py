@@ -20,6 +20,7 @@ from alexnet_keras.weights.formats.unreadable import Unreadable, quoted
 
 # A checkpoint of AlexNet with its optimizer has about a thousand; training histories add more.
 MOST_OPCODES = 500_000
+MOST_ARGUMENTS = 16
 LONG = 4096  # bytes from which a string stays a view of the file
 LONGEST_LINE = 64 << 10  # of text; NumPy's raw bytes in protocol 0 have no such limit
 
@@ -221,6 +222,9 @@ class _Interpreter:
     def push_call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, _Function) or not isinstance(arguments, tuple):
             raise TypeError("a call of what is no function")
+        # One tuple of half a million may be the arguments of half a million calls.
+        if len(arguments) > MOST_ARGUMENTS:
+            raise TypeError("a call with more arguments than a function has")
         self.stack.append(function.call(*arguments))
 
     def reduce(self) -> None:

@@ -143,6 +143,8 @@ def read_torch_legacy(data: memoryview) -> tuple[dict[str, np.ndarray], tuple[st
             raise Unreadable(f"its storage {quoted(key)} is said to be of two sizes")
         found[key] = data[at + 8 : at + 8 + storages[key].bytes]
         at += 8 + storages[key].bytes
+    if at != len(data):
+        raise Unreadable(f"it has {len(data) - at:,} bytes behind its last tensor")
 
     def read(storage: _Storage) -> memoryview:
         if storage.key not in found:
@@ -169,7 +171,8 @@ def _canonical(
     content: Any, read: Callable[[_Storage], memoryview], order: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     tensors: dict[str, np.ndarray] = {}
-    flat: dict[str, np.ndarray] = {}  # storages may be shared
+    # Storages may be shared. One key may come with two types: each has to fit the bytes.
+    flat: dict[_Storage, np.ndarray] = {}
     for name, tensor in _state_dict(content).items():
         path = [part for part in _text(name).split(".") if part not in _WRAPPERS]
         layer = _LAYERS.get(".".join(path[:-1]))
@@ -185,14 +188,14 @@ def _canonical(
             raise Unreadable(f"it has {canonical} twice")
         _check(tensor, _text(name))
         storage = tensor.storage
-        if storage.key not in flat:
-            flat[storage.key] = array_of(
+        if storage not in flat:
+            flat[storage] = array_of(
                 read(storage), order + storage.code, (storage.count,), _text(name)
             )
         tensors[canonical] = np.lib.stride_tricks.as_strided(
-            flat[storage.key][tensor.offset :],
+            flat[storage][tensor.offset :],
             tensor.shape,
-            [stride * flat[storage.key].itemsize for stride in tensor.strides],
+            [stride * flat[storage].itemsize for stride in tensor.strides],
             writeable=False,
         )
     return layouts.from_out_in(tensors), _VARIANTS
@@ -215,7 +218,7 @@ def _check(tensor: _Tensor, name: str) -> None:
     code, shape, strides = tensor.storage.code, tensor.shape, tensor.strides
     if "f" not in code:
         raise Unreadable(f"its {quoted(name)} holds {code}, not floats")
-    if not 0 < len(shape) <= MOST_DIMENSIONS or len(shape) != len(strides) or min(shape) < 1:
+    if not shape or len(shape) != len(strides) or min(shape) < 1:
         raise Unreadable(f"its {quoted(name)} is said to have the shape {described(shape)}")
     last = tensor.offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if tensor.offset < 0 or min(strides) < 0 or last >= tensor.storage.count:
@@ -226,12 +229,15 @@ def _check(tensor: _Tensor, name: str) -> None:
 
 
 def _text(name: Any) -> str:
+    """A name, which Python 2 wrote as bytes. Other objects could be without end as text."""
+    if not isinstance(name, str | bytes | int):
+        raise TypeError("a name that is no text")
     return str(name, "latin-1") if isinstance(name, bytes) else str(name)
 
 
 def _storage(identity: Any) -> _Storage:
     """A storage by its persistent id, ("storage", type, key, device, count)."""
-    kind, storage_type, key, _, count, *view = identity
+    kind, storage_type, key, _, count, *view = identity[:8]
     if _text(kind) != "storage" or not isinstance(storage_type, _StorageType):
         raise ValueError("a persistent id of something else")
     if any(part is not None for part in view):
@@ -245,7 +251,11 @@ def _storage(identity: Any) -> _Storage:
 
 
 def _integers(values: Any) -> bool:
-    return isinstance(values, tuple | list) and all(type(value) is int for value in values)
+    return (
+        isinstance(values, tuple | list)
+        and len(values) <= MOST_DIMENSIONS
+        and all(type(value) is int for value in values)
+    )
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
