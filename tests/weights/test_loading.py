@@ -11,6 +11,7 @@ from alexnet_keras.weights import (
     PREPROCESSING,
     PUBLISHED,
     InputPreprocessing,
+    from_pixels,
     load_weights,
     loading,
     open_weights,
@@ -131,9 +132,7 @@ def test_what_was_saved_in_keras_own_format_needs_no_conversion(variant, suffix,
         model.save(path)
     else:
         save_weights(model, path)
-    # A file of weights knows its variant; a whole model is asked for by it.
-    asked = {"variant": variant} if suffix == ".keras" else {}
-    again = AlexNet(weights=path, classes=3, **SMALL, **asked)
+    again = AlexNet(weights=path, classes=3, **SMALL)
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     np.testing.assert_array_equal(again(images), model(images))
     assert preprocessing_of(again) == preprocessing_of(model)
@@ -141,6 +140,24 @@ def test_what_was_saved_in_keras_own_format_needs_no_conversion(variant, suffix,
         other = AlexNet(variant=variant, classes=3, **SMALL)
         other.load_weights(path)
         np.testing.assert_array_equal(other(images), model(images))
+
+
+def test_a_model_is_not_taken_for_one_of_other_layers_with_the_same_shapes(tmp_path):
+    AlexNet(variant="caffe", classes=3, **SMALL).save(tmp_path / "net.keras")
+    for variant in ("paper", "caffenet"):
+        with pytest.raises(
+            UserError, match=f"do not fit the variant '{variant}'; they fit 'caffe'"
+        ):
+            AlexNet(weights=tmp_path / "net.keras", variant=variant, classes=3, **SMALL)
+
+
+def test_the_preprocessing_inside_a_saved_classifier_goes_with_its_weights(tmp_path):
+    built = build_classifier(3, variant="alexnet", image_size=80)
+    built.model.save(tmp_path / "classifier.keras")
+    model = AlexNet(weights=tmp_path / "classifier.keras", input_shape=(80, 80, 3), classes=3)
+    assert preprocessing_of(model) == preprocessing_of(built.model) == PREPROCESSING["torchvision"]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 80, 80, 3)).astype(np.float32)
+    np.testing.assert_allclose(from_pixels(model)(pixels), built.model(pixels), atol=1e-6)
 
 
 def test_a_variant_that_does_not_fit_the_weights_is_refused_with_those_that_do(archive):

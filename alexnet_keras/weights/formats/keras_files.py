@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     import keras
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-WEIGHTS = "model.weights.h5"
+WEIGHTS, CONFIGURATION = "model.weights.h5", "config.json"
 VARIANT, PREPROCESSING = "alexnet_keras_variant", "alexnet_keras_preprocessing"
 # The process's own limit, of computing time, is shorter; this one is for a machine that is busy.
 SECONDS = 60
+_PREPROCESSING = "InputPreprocessing"
 # What other layers than convolutions and dense ones call their variables, all of one dimension.
 _NORMALIZATIONS = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -65,7 +66,10 @@ def read_hdf5(
 def read_keras(
     archive: Archive, path: Path
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...], str | None]:
-    """The same for a `.keras` file, of which only the weights are looked at.
+    """The same for a `.keras` file.
+
+    Variants and preprocessing are told by the layers in its configuration, which is read as data:
+    no layer is made.
 
     Raises:
         Unreadable: as `read_hdf5`.
@@ -73,11 +77,16 @@ def read_keras(
     content = archive.read(WEIGHTS)
     if archive.stored(WEIGHTS):
         with path.open("rb") as file:
-            return _read(content, file.fileno(), archive.start(WEIGHTS))
-    with tempfile.TemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        return _read(content, file.fileno(), 0)
+            tensors, *_ = _read(content, file.fileno(), archive.start(WEIGHTS))
+    else:
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            tensors, *_ = _read(content, file.fileno(), 0)
+    layers = list(_configured(archive))
+    conventions = {layer.get("convention") for kind, layer in layers if kind == _PREPROCESSING}
+    told = next(iter(conventions)) if len(conventions) == 1 else None
+    return tensors, _variants(layers), told if isinstance(told, str) else None
 
 
 def save_weights(
@@ -127,6 +136,39 @@ def save_weights(
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def _configured(archive: Archive) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Class and configuration of each layer of a model, those of nested models included."""
+    if CONFIGURATION not in archive:
+        return
+    try:
+        models = [json.loads(bytes(archive.read(CONFIGURATION)))]
+    except (ValueError, RecursionError):
+        return
+    while models:
+        model = models.pop()
+        layers = model.get("config", {}) if isinstance(model, dict) else {}
+        layers = layers.get("layers", []) if isinstance(layers, dict) else []
+        for layer in layers if isinstance(layers, list) else []:
+            if isinstance(layer, dict) and isinstance(layer.get("config"), dict):
+                yield str(layer.get("class_name")), layer["config"]
+                models.append(layer)
+
+
+def _variants(layers: list[tuple[str, dict[str, Any]]]) -> tuple[str, ...]:
+    """The variants that have such layers in such an order, whatever their shapes."""
+    names = [str(layer.get("name")) for _, layer in layers]
+    normalized = [
+        str(layer.get("name")) for kind, layer in layers if kind == "LocalResponseNormalization"
+    ]
+    if "conv1a" in names:
+        return ("release",) if "spatial_norm2a" in names else ("paper",) if normalized else ()
+    if "norm1" not in normalized or "pool1" not in names:
+        return ()
+    if names.index("norm1") < names.index("pool1"):
+        return ("caffe", "torchvision")
+    return ("caffenet", "alexnet")
 
 
 def _read(

@@ -21,7 +21,9 @@ from alexnet_keras.weights.formats.unreadable import Unreadable, quoted
 # A checkpoint of AlexNet with its optimizer has about a thousand; training histories add more.
 MOST_OPCODES = 500_000
 MOST_ARGUMENTS = 16
-LONG = 4096  # bytes from which a string stays a view of the file
+# Pairs for ordered dictionaries, which a few opcodes can repeat from the memo.
+MOST_PAIRS = 500_000
+LONG = 256  # bytes from which a string stays a view of the file
 LONGEST_LINE = 64 << 10  # of text; NumPy's raw bytes in protocol 0 have no such limit
 
 
@@ -95,7 +97,8 @@ class _Interpreter:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each mark
         self.memo: dict[int, Any] = {}
-        self.made = 0  # by the two functions below, which can be asked for the same again and again
+        self.pairs = 0  # of MOST_PAIRS
+        self.encoded = 0  # bytes, of the pickle's length
 
     def run(self) -> Any:
         for _ in range(MOST_OPCODES):
@@ -111,7 +114,7 @@ class _Interpreter:
                 _ACTIONS[opcode](self)
             # Whatever a damaged pickle does to the actions and to the table's functions: too few
             # values, values of other types, text that is none.
-            except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except _DAMAGE as error:
                 raise Unreadable(f"its pickle is damaged at byte {at:,}") from error
         raise Unreadable(f"its pickle has over {MOST_OPCODES:,} opcodes; weights have few")
 
@@ -200,6 +203,11 @@ class _Interpreter:
     def push_new(self, value: Any) -> None:
         self.stack.append(value)
 
+    def remember(self, index: int) -> None:
+        if not 0 <= index < 1 << 60:  # beyond, hashes can be made equal; see `dictionary`
+            raise ValueError("no index of a memo")
+        self.memo[index] = self.stack[-1]
+
     # Names, calls, persistent ids
 
     def push_name(self, module: Any, name: Any) -> None:
@@ -242,21 +250,20 @@ class _Interpreter:
         """`_codecs.encode`, with which protocol 2 writes the bytes of Python 3."""
         if encoding not in ("latin1", "latin-1"):
             raise ValueError("an encoding that pickle does not use")
-        if isinstance(text, LongText):
-            self.make(len(text.utf8))
-            return text.latin1()
-        self.make(len(text))
-        return text.encode("latin-1")
+        self.encoded += len(text.utf8 if isinstance(text, LongText) else text)
+        if self.encoded > len(self.data):
+            raise Unreadable("its pickle asks for more than is in it")
+        return text.latin1() if isinstance(text, LongText) else text.encode("latin-1")
 
     def ordered_dict(self, pairs: Any = ()) -> dict[Any, Any]:
         """`collections.OrderedDict`, to which Python 2 gives its items as a list of pairs."""
-        self.make(len(pairs))
+        self.count_pairs(len(pairs))
         return dictionary([part for key, value in pairs for part in (key, value)])
 
-    def make(self, count: int) -> None:
-        self.made += count
-        if self.made > len(self.data):
-            raise Unreadable("its pickle asks for more than is in it")
+    def count_pairs(self, count: int) -> None:
+        self.pairs += count
+        if self.pairs > MOST_PAIRS:
+            raise Unreadable("its pickle asks for more than is in it or weights need")
 
     def push_persistent(self, key: Any) -> None:
         if self.persistent is None:
@@ -268,7 +275,7 @@ def dictionary(values: list[Any]) -> dict[Any, Any]:
     """Keys and values by turns as a dictionary.
 
     Raises:
-        Unreadable: a key is neither a string nor bytes nor an integer.
+        Unreadable: a key is neither a string nor bytes nor an integer of less than 60 bits.
     """
     if len(values) % 2:
         raise ValueError("a key without a value")
@@ -276,9 +283,14 @@ def dictionary(values: list[Any]) -> dict[Any, Any]:
         # Hashing a tuple nested a million deep, or shared a million times, would never end.
         if not isinstance(key, str | bytes | int):
             raise Unreadable(f"its pickle has a {type(key).__name__} as a dictionary key")
+        # Integers that are equal modulo 2**61 - 1 have one hash: a dictionary of them takes hours.
+        if isinstance(key, int) and key.bit_length() >= 60:
+            raise Unreadable("its pickle has an integer of 60 bits or more as a dictionary key")
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
+# `codecs.escape_decode` warns of unknown escapes, which a program may have made an exception.
+_DAMAGE = (IndexError, KeyError, TypeError, ValueError, AttributeError, DeprecationWarning)
 _Action = Callable[[_Interpreter], Any]
 
 _ACTIONS: dict[bytes, _Action] = {
@@ -329,10 +341,10 @@ _ACTIONS: dict[bytes, _Action] = {
     b"s": lambda r: r.set_items([r.stack.pop(-2), r.stack.pop()]),
     b"u": lambda r: r.set_items(r.pop_mark()),
     # The memo, a dictionary: an index of two thousand million costs as much as an index of 0.
-    b"p": lambda r: r.memo.update({int(r.line(64)): r.stack[-1]}),
-    b"q": lambda r: r.memo.update({r.number("<B"): r.stack[-1]}),
-    b"r": lambda r: r.memo.update({r.number("<I"): r.stack[-1]}),
-    b"\x94": lambda r: r.memo.update({len(r.memo): r.stack[-1]}),
+    b"p": lambda r: r.remember(int(r.line(64))),
+    b"q": lambda r: r.remember(r.number("<B")),
+    b"r": lambda r: r.remember(r.number("<I")),
+    b"\x94": lambda r: r.remember(len(r.memo)),
     b"g": lambda r: r.push_new(r.memo[int(r.line(64))]),
     b"h": lambda r: r.push_new(r.memo[r.number("<B")]),
     b"j": lambda r: r.push_new(r.memo[r.number("<I")]),

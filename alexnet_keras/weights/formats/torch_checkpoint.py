@@ -86,7 +86,9 @@ def read_torch_zip(archive: Archive) -> tuple[dict[str, np.ndarray], tuple[str, 
     Raises:
         Unreadable: the checkpoint is damaged, holds more than tensors, or is not of AlexNet.
     """
-    (pickled,) = [name for name in archive.names() if is_zip_pickle(name)][:1]
+    pickled = next(filter(is_zip_pickle, archive.names()), None)
+    if pickled is None:
+        raise Unreadable("it has no pickle of a state_dict")
     folder = pickled.removesuffix("data.pkl")
     if f"{folder}constants.pkl" in archive:
         raise Unreadable(
@@ -122,7 +124,6 @@ def read_torch_legacy(data: memoryview) -> tuple[dict[str, np.ndarray], tuple[st
     at += size
     if protocol != 1001 or not isinstance(system, dict):
         raise Unreadable("it is a checkpoint of an unknown version of the old format")
-    order = "<" if system.get("little_endian", system.get(b"little_endian", True)) else ">"
     storages: dict[str, _Storage] = {}
 
     def persistent(identity: Any) -> _Storage:
@@ -139,7 +140,7 @@ def read_torch_legacy(data: memoryview) -> tuple[dict[str, np.ndarray], tuple[st
     for key in map(_text, keys):
         if key not in storages or len(data) - at < 8 + storages[key].bytes:
             raise Unreadable("it ends before its last tensor, or has storages of no tensor")
-        if struct.unpack_from(order + "q", data, at) != (storages[key].count,):
+        if struct.unpack_from("<q", data, at) != (storages[key].count,):
             raise Unreadable(f"its storage {quoted(key)} is said to be of two sizes")
         found[key] = data[at + 8 : at + 8 + storages[key].bytes]
         at += 8 + storages[key].bytes
@@ -151,7 +152,8 @@ def read_torch_legacy(data: memoryview) -> tuple[dict[str, np.ndarray], tuple[st
             raise Unreadable(f"its storage {quoted(storage.key)} is missing")
         return found[storage.key]
 
-    return _canonical(content, read, order)
+    # Big-endian machines wrote little-endian storages, too (torch/csrc/serialization.cpp).
+    return _canonical(content, read, "<")
 
 
 def _read_pickle(data: memoryview, persistent: Callable[[Any], Any]) -> tuple[Any, int]:
@@ -164,6 +166,9 @@ def _read_pickle(data: memoryview, persistent: Callable[[Any], Any]) -> tuple[An
                 "what is avoided here",
                 "load it in PyTorch and save its state_dict()",
             ) from error
+        error.advice += (
+            "; if it is a whole model of your own, load it in PyTorch and save its state_dict()"
+        )
         raise
 
 
@@ -205,9 +210,11 @@ def _state_dict(content: Any) -> Mapping[Any, Any]:
     for _ in range(3):
         if not isinstance(content, dict):
             break
-        if any(isinstance(value, _Tensor) for value in content.values()):
+        # First, for beside it may be other tensors: PyTorch's ImageNet example keeps `best_acc1`.
+        held = next((content[key] for key in _HOLDERS if isinstance(content.get(key), dict)), None)
+        if held is None and any(isinstance(value, _Tensor) for value in content.values()):
             return content
-        content = next((content[key] for key in _HOLDERS if key in content), None)
+        content = held
     raise Unreadable(
         "it holds no state_dict", "save the state_dict() of torchvision's alexnet with torch.save"
     )
@@ -258,11 +265,17 @@ def _integers(values: Any) -> bool:
     )
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise TypeError("a tensor without a storage")
     if not _integers((offset,)) or not _integers(shape) or not _integers(strides):
         raise TypeError("a tensor without a shape")
+    # After requires_grad and the hooks: marks such as "neg", for values stored with the other sign.
+    if len(more) > 2 and more[2]:
+        raise Unreadable(
+            "it has a tensor that is stored negated or conjugated",
+            "call resolve_neg() in PyTorch and save the state_dict() again",
+        )
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -270,10 +283,23 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
+class _Ignored:
+    """What training scripts keep beside the weights, such as a best accuracy out of NumPy."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+
 _NAMES: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch.Size": lambda sides: sides,
+    "torch.device": _Ignored,
+    "collections.Counter": _Ignored,
+    "numpy.dtype": _Ignored,
+    "numpy.core.multiarray.scalar": _Ignored,
+    "numpy._core.multiarray.scalar": _Ignored,
     **{f"torch.{name}": _StorageType(code) for name, code in _STORAGES.items()},
 }
