@@ -115,7 +115,8 @@ def AlexNet(
     # What is wrong with the other arguments is said before anything is downloaded.
     stored = None if weights is None or published else open_weights(weights)
     if published and variant is None:
-        variant = PUBLISHED[weights].variant if str(weights) in PUBLISHED else "torchvision"
+        row = PUBLISHED.get(str(weights))
+        variant = row.variant if row else "torchvision"
     variant = choose_variant(variant, stored, width=width, skip_mismatch=skip_mismatch)
     row = with_options(
         variant_row(variant),
