@@ -39,6 +39,12 @@ def published(variant):
     return AlexNet(variant=variant)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_whole_nets():
+    yield
+    published.cache_clear()
+
+
 def by_hand(filters, seen):
     """Parameters at 1000 classes; `seen` are the input channels of conv1 to conv5."""
     sides = zip(KERNEL_SIZES, seen, filters, strict=True)
