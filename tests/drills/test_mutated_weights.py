@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
-from alexnet_keras import UserError
-from alexnet_keras.weights import read_weights
-from mutants import read_mutants
-from weight_files import FROM_TORCH, SMALL_FILES
+from weight_files import FROM_TORCH, SMALL_FILES, read_damaged
 
 #: mutants of each kind; 10,800 together. ALEXNET_KERAS_MUTANTS asks for another number.
 EACH = int(os.environ.get("ALEXNET_KERAS_MUTANTS", 1200))
@@ -25,11 +21,8 @@ EACH = int(os.environ.get("ALEXNET_KERAS_MUTANTS", 1200))
 def test_a_damaged_file_is_read_or_refused(name, tmp_path):
     if name in FROM_TORCH:
         pytest.importorskip("torch")
-    path = Path(tmp_path, name)
-    SMALL_FILES[name](path)
-    read_weights(path)
     began = time.monotonic()
-    outcomes = read_mutants(path.read_bytes(), range(EACH), tmp_path, name, read_weights, UserError)
+    outcomes = read_damaged(name, tmp_path, range(EACH))
     print(f"\n{name}: {dict(outcomes.counts)} in {time.monotonic() - began:.0f} s")
     assert not outcomes.faults
     # Mutants that are all refused at the door, or none, would test nothing.

@@ -8,6 +8,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from alexnet_keras.variants import VARIANTS, with_options
+from mutants import read_mutants
 
 
 def caffe_blobs(width, classes, seed=0):
@@ -212,3 +213,14 @@ SMALL_FILES = {
 }
 #: the kinds that PyTorch has to write
 FROM_TORCH = ("torch.pth", "legacy.pth")
+
+
+def read_damaged(name, folder, seeds):
+    """What becomes of a damaged file of a kind, for each seed; the sound one is read first."""
+    from alexnet_keras import UserError
+    from alexnet_keras.weights import read_weights
+
+    path = Path(folder, name)
+    SMALL_FILES[name](path)
+    read_weights(path)
+    return read_mutants(path.read_bytes(), seeds, folder, name, read_weights, UserError)

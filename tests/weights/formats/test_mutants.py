@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from alexnet_keras import UserError
-from alexnet_keras.weights import read_weights
-from mutants import read_mutants
-from weight_files import FROM_TORCH, SMALL_FILES
+from weight_files import FROM_TORCH, SMALL_FILES, read_damaged
 
 
 @pytest.mark.parametrize("name", SMALL_FILES)
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(name, tmp_path):
     if name in FROM_TORCH:
         pytest.importorskip("torch")
-    path = Path(tmp_path, name)
-    SMALL_FILES[name](path)
     # HDF5 costs a process each.
     seeds = range(10_000, 10_008 if "h5" in name or "keras" in name else 10_060)
-    outcomes = read_mutants(path.read_bytes(), seeds, tmp_path, name, read_weights, UserError)
+    outcomes = read_damaged(name, tmp_path, seeds)
     assert not outcomes.faults
     assert outcomes.counts["refused"] > 0
