@@ -21,6 +21,7 @@ from alexnet_keras.weights import (
     StoredWeights,
     load_tensors,
     open_weights,
+    published_keys,
 )
 
 
@@ -106,7 +107,7 @@ def AlexNet(
         )
     if not include_top and dropout is not None:
         raise UserError(f"dropout={dropout} belongs to fc6 and fc7; it needs include_top=True.")
-    published = weights is not None and (str(weights) == "imagenet" or str(weights) in PUBLISHED)
+    published = () if weights is None else published_keys(weights, variant)
     if published and include_top and classes != 1000 and not skip_mismatch:
         raise UserError(
             f"The published weights have 1000 classes; received classes={classes}. Give "
@@ -115,8 +116,7 @@ def AlexNet(
     # What is wrong with the other arguments is said before anything is downloaded.
     stored = None if weights is None or published else open_weights(weights)
     if published and variant is None:
-        row = PUBLISHED.get(str(weights))
-        variant = row.variant if row else "torchvision"
+        variant = PUBLISHED[published[0]].variant
     variant = choose_variant(variant, stored, width=width, skip_mismatch=skip_mismatch)
     row = with_options(
         variant_row(variant),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ from typing import Any
 import keras
 
 from alexnet_keras.data import Splits
-from alexnet_keras.errors import UserError
+from alexnet_keras.errors import UserError, is_full_disk
 from alexnet_keras.evaluation import Evaluation
 
 PACKAGES = ("alexnet-keras", "tensorflow", "keras", "tensorflow-datasets", "numpy", "pillow")
@@ -171,8 +170,7 @@ def check_writable(folder: Path, option: str) -> None:
 
 def full_disk(error: BaseException, folder: Path) -> UserError | None:
     """The sentence for a full disk, or None where `error` is something else."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if not full and "No space left on device" not in str(error):
+    if not is_full_disk(error):
         return None
     return UserError(
         f"The disk is full: writing to {folder} failed. What was already written is still there; "

@@ -2,7 +2,13 @@
 
 from alexnet_keras.weights.formats import read_weights
 from alexnet_keras.weights.formats.keras_files import save_weights
-from alexnet_keras.weights.loading import LoadReport, load_tensors, load_weights, open_weights
+from alexnet_keras.weights.loading import (
+    LoadReport,
+    load_tensors,
+    load_weights,
+    open_weights,
+    published_keys,
+)
 from alexnet_keras.weights.preprocessing import (
     PREPROCESSING,
     InputPreprocessing,
@@ -26,6 +32,7 @@ __all__ = [
     "load_weights",
     "open_weights",
     "preprocessing_of",
+    "published_keys",
     "read_weights",
     "save_weights",
 ]

@@ -6,7 +6,6 @@ starts over after every break; pooch starts over too, and would be one more depe
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import os
@@ -30,7 +29,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from alexnet_keras.errors import UserError
+from alexnet_keras.errors import UserError, is_full_disk
 from alexnet_keras.weights.published import Published
 
 #: seconds to wait for a host's answer, and for each further piece of a file
@@ -330,7 +329,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _disk_error(error: OSError, row: Published, folder: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full_disk(error):
         return UserError(
             f"The disk is full: {row.file_name} ({row.size:,} bytes) does not fit into {folder}; "
             "make space, or set KERAS_HOME to a folder on another disk. What was received is kept."

@@ -43,6 +43,20 @@ class LoadReport:
         return "; ".join(text for text in parts if text)
 
 
+def published_keys(weights: str | Path, variant: str | None = None) -> tuple[str, ...]:
+    """The keys in `PUBLISHED` that `weights` stands for, best first; none for the path of a file.
+
+    Args:
+        weights, variant: as in `open_weights`.
+
+    Raises:
+        UserError: `"imagenet"`, and no weights were published for the variant.
+    """
+    if str(weights) == "imagenet":
+        return imagenet_weights(variant or "torchvision")
+    return (str(weights),) if str(weights) in PUBLISHED else ()
+
+
 def open_weights(weights: str | Path, variant: str | None = None) -> StoredWeights:
     """The tensors of a weights file, or of published weights, downloaded if need be.
 
@@ -54,10 +68,8 @@ def open_weights(weights: str | Path, variant: str | None = None) -> StoredWeigh
     Raises:
         UserError: there are no such weights, they cannot be had, or the file is not sound.
     """
-    if str(weights) == "imagenet":
-        return _published(imagenet_weights(variant or "torchvision"))
-    if str(weights) in PUBLISHED:
-        return _published((str(weights),))
+    if keys := published_keys(weights, variant):
+        return _published(keys)
     stored = read_weights(Path(weights).expanduser())
     if stored.preprocessing not in (None, *PREPROCESSING):
         raise UserError(
