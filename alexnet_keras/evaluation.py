@@ -12,38 +12,56 @@ from alexnet_keras.weights import preprocessing_of
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Probabilities (examples, classes) that a classifier gave, and the true labels (examples,)."""
+class Answers:
+    """What a classifier answered to each example, and what was true: arrays (examples,).
 
-    probabilities: np.ndarray
+    Attributes:
+        labels: the true classes, integers.
+        predictions: the most probable classes, integers.
+        confidence: the probabilities (0..1) of these.
+        ranks: places of the true classes among all by probability, from 1. A true class as probable
+            as another counts as behind it, so that a net that answers the same for all classes gets
+            no credit for it.
+        classes: how many there are.
+    """
+
     labels: np.ndarray
+    predictions: np.ndarray
+    confidence: np.ndarray
+    ranks: np.ndarray
+    classes: int
 
-    @property
-    def predictions(self) -> np.ndarray:
-        """The most probable class of each example."""
-        return self.probabilities.argmax(axis=1)
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def top(self, k: int) -> float:
-        """The share (0..1) of examples whose true class is among the `k` most probable.
-
-        A true class as probable as another counts as behind it, so that a net that answers the same
-        for all classes gets no credit for it.
-        """
-        true = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)
-        rank = (self.probabilities >= true).sum(axis=1)
-        return float((rank <= k).mean())
+        """The share (0..1) of examples whose true class is among the `k` most probable."""
+        return float((self.ranks <= k).mean())
 
     def confusion(self) -> np.ndarray:
         """Counts, int64 (classes, classes): rows are true classes, columns predicted ones."""
-        classes = self.probabilities.shape[1]
-        pairs = self.labels * classes + self.predictions
-        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        pairs = self.labels.astype(np.int64) * self.classes + self.predictions
+        return np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
 
     def mistakes(self, most: int) -> np.ndarray:
         """Indices of wrongly classified examples, the most confident first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
-        confidence = self.probabilities.max(axis=1)[wrong]
-        return wrong[np.argsort(-confidence, kind="stable")][:most]
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:most]
+
+
+class Evaluation(Answers):
+    """Answers with all probabilities (examples, classes) that a classifier gave."""
+
+    def __init__(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        true = np.take_along_axis(probabilities, labels[:, None], axis=1)
+        super().__init__(
+            labels=labels,
+            predictions=probabilities.argmax(axis=1),
+            confidence=probabilities.max(axis=1),
+            ranks=(probabilities >= true).sum(axis=1),
+            classes=probabilities.shape[1],
+        )
+        object.__setattr__(self, "probabilities", probabilities)
 
 
 def evaluate(

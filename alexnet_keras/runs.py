@@ -18,9 +18,9 @@ from typing import Any
 
 import keras
 
-from alexnet_keras.data import Splits
+from alexnet_keras.data import Examples, Splits
 from alexnet_keras.errors import UserError, is_full_disk
-from alexnet_keras.evaluation import Evaluation
+from alexnet_keras.evaluation import Answers
 
 PACKAGES = ("alexnet-keras", "tensorflow", "keras", "tensorflow-datasets", "numpy", "pillow")
 #: what marks a folder as holding a finished run
@@ -35,10 +35,21 @@ class Run:
         notes: sentences that the user should see, on the console and in the report.
         seconds: duration of each phase that has ended.
         verbose: Keras's verbosity: a moving bar on a terminal, a line an epoch elsewhere.
+        writes: whether this process is the one that writes and speaks.
     """
 
-    def __init__(self, recipe: str, folder: Path | None) -> None:
+    def __init__(
+        self,
+        recipe: str,
+        folder: Path | None,
+        results: tuple[str, ...] = RESULTS,
+        writes: bool = True,
+    ) -> None:
         """Makes the folder, `runs/<recipe>/<time>` by default.
+
+        Args:
+            results: files that mark a finished run, which is not written over.
+            writes: False where another process of the same run writes and speaks for all.
 
         Raises:
             UserError: the folder cannot be written to, or holds the results of another run.
@@ -48,9 +59,12 @@ class Run:
         self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
         self.verbose = 1 if sys.stdout.isatty() else 2
+        self.writes = writes
         self._began = time.monotonic()
+        if not writes:
+            return
         check_writable(self.folder, "--output")
-        if done := [name for name in RESULTS if (self.folder / name).exists()]:
+        if done := [name for name in results if (self.folder / name).exists()]:
             raise UserError(
                 f"The output folder {self.folder} holds the {done[0]} of an earlier run, which "
                 "would be lost; give another folder with --output."
@@ -58,13 +72,15 @@ class Run:
 
     def note(self, sentence: str) -> None:
         """Tells the user something now and in the report."""
-        self.notes.append(sentence)
-        print(sentence, flush=True)
+        if self.writes:
+            self.notes.append(sentence)
+            print(sentence, flush=True)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times a part of the run, and says on the console which one it is."""
-        print(f"\n== {name}", flush=True)
+        if self.writes:
+            print(f"\n== {name}", flush=True)
         began = time.monotonic()
         try:
             yield
@@ -98,16 +114,36 @@ class Run:
         return self.write_json("config.json", config)
 
     def write_metrics(
-        self, splits: Splits, images_skipped: int, result: Evaluation, weights: str
+        self, splits: Splits, images_skipped: int, result: Answers, weights: str
     ) -> dict[str, Any]:
         """Writes `metrics.json` and returns it; accuracies are shares, 0..1."""
-        names = splits.train.class_names
-        metrics = {
-            "dataset": splits.train.name,
+        metrics = self.metrics(splits.train, splits.stopping, images_skipped, result, weights)
+        return self.write_json("metrics.json", metrics)
+
+    def metrics(
+        self,
+        train: Examples,
+        watched: Examples | None,
+        images_skipped: int,
+        result: Answers,
+        weights: str,
+    ) -> dict[str, Any]:
+        """The contents of `metrics.json`; accuracies are shares, 0..1.
+
+        Args:
+            train, watched: photographs that were trained on, and that were looked at meanwhile.
+            images_skipped: photographs that cannot be read.
+            result: what was answered to photographs that no choice has seen.
+            weights: where the net's weights came from.
+        """
+        names = train.class_names
+        watched_images = 0 if watched is None else len(watched)
+        return {
+            "dataset": train.name,
             "weights": weights,
-            "train_images": len(splits.train) + len(splits.stopping),
-            "early_stopping_images": len(splits.stopping),
-            "val_images": len(splits.validation),
+            "train_images": len(train) + watched_images,
+            "early_stopping_images": watched_images,
+            "val_images": len(result),
             "images_skipped": images_skipped,
             "classes": len(names),
             "class_names": names,
@@ -116,7 +152,6 @@ class Run:
             "seconds_total": self.seconds_total,
             "seconds": self.seconds,
         }
-        return self.write_json("metrics.json", metrics)
 
     def save_model(self, model: keras.Model) -> None:
         """Writes `model.keras`, whole or not at all."""

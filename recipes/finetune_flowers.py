@@ -100,8 +100,10 @@ def main(options: FineTuneOptions) -> None:
     with run.phase("report"):
         report = viewing.gather_report(
             model=model,
+            title=f"AlexNet fine-tuned on {splits.train.name}",
             trained_in=trained_in,
-            splits=splits,
+            train=splits.train,
+            validation=splits.validation,
             augmentation=settings.augmentation,
             seed=options.seed,
             result=result,

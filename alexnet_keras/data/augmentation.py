@@ -48,16 +48,48 @@ def centre_crop(
 
 
 def shifted_crop(ratio: float) -> Crop:
-    """A square of the centre crop's size at a random place (paper, section 4.1).
+    """A square of the centre crop's size at a random place of the whole photograph.
 
-    The paper resizes the shorter side to 256 and takes 224 of it; here the window is chosen first
-    and only its pixels are decoded and resized: the same views.
+    `published_crop` stays within the photograph's central square, as the paper does; this one also
+    shows what lies outside it. The window is chosen first and only its pixels are decoded and
+    resized.
     """
 
     def window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         side = _crop_side(height, width, ratio)
         top, left = tf.unstack(tf.random.stateless_uniform([2], seed))
         return tf.stack([_at(top, height - side), _at(left, width - side), side, side])
+
+    return window
+
+
+def published_crop(ratio: float, keep_aspect: bool = True) -> Crop:
+    """A random place within what evaluation resizes: the paper's crops (section 4.1).
+
+    The shorter side is resized to 256 and the central square of 256 taken (without `keep_aspect`,
+    as Caffe does, the image is stretched to that square); a training view is 224 by 224 of it at a
+    random place, and so can be any of evaluation's crops. As in `shifted_crop` only the window's
+    pixels are decoded; places are whole pixels of the photograph.
+
+    Args:
+        ratio, keep_aspect: as in `centre_crop`; those of the net's `Preprocessing`.
+    """
+    centre = centre_crop(ratio, keep_aspect)
+
+    def window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        top, left, rows, columns = tf.unstack(centre(height, width))
+        square = tf.minimum(height, width)
+        free_rows = (square if keep_aspect else height) - rows
+        free_columns = (square if keep_aspect else width) - columns
+        down, right = tf.unstack(tf.random.stateless_uniform([2], seed))
+        return tf.stack(
+            [
+                top - free_rows // 2 + _at(down, free_rows),
+                left - free_columns // 2 + _at(right, free_columns),
+                rows,
+                columns,
+            ]
+        )
 
     return window
 
@@ -122,10 +154,28 @@ def color_jitter(
     return recolor
 
 
+def unchanged() -> Recolor:
+    """Colours as they are."""
+    return lambda pixels, _: pixels
+
+
 AUGMENTATIONS: dict[str, Callable[[], Augmentation]] = {
     "alexnet2012": lambda: Augmentation(shifted_crop(256 / 224), pca_noise()),
     "inception": lambda: Augmentation(area_crop(), color_jitter()),
 }
+
+
+def published_augmentation(
+    resize_ratio: float, keep_aspect: bool = True, color_noise: bool = True
+) -> Augmentation:
+    """The views of 2012 for a net's own geometry: random places, flips and PCA colour noise.
+
+    Args:
+        resize_ratio, keep_aspect: of the net's `Preprocessing`, which evaluation uses too.
+        color_noise: Caffe trained without it.
+    """
+    recolor = pca_noise() if color_noise else unchanged()
+    return Augmentation(published_crop(resize_ratio, keep_aspect), recolor)
 
 
 def _crop_side(height: tf.Tensor, width: tf.Tensor, ratio: float) -> tf.Tensor:

@@ -32,7 +32,7 @@ def training_batches(
     Yields:
         float32 (batch_size, image_size, image_size, 3) in 0..255 and float32 (batch_size, classes).
     """
-    load = _loader(examples)
+    load = examples.loader()
 
     def view(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = augmented_view(load(index), augmentation, image_size, view_seed(seed, step, index))
@@ -68,7 +68,7 @@ def fixed_views(
     examples: Examples, augmentation: Augmentation, *, image_size: int, batch_size: int, seed: int
 ) -> tf.data.Dataset:
     """One augmented view of each example, in order: float32 batches without labels."""
-    load = _loader(examples)
+    load = examples.loader()
 
     def view(index: tf.Tensor) -> tf.Tensor:
         return augmented_view(load(index), augmentation, image_size, view_seed(seed, 0, index))
@@ -85,7 +85,7 @@ def evaluation_batches(
     batch_size: int,
 ) -> tf.data.Dataset:
     """The centre crop and one-hot label of each example, in order; the last batch may be short."""
-    load = _loader(examples)
+    load = examples.loader()
 
     def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels = centre_view(load(index), image_size, resize_ratio, keep_aspect)
@@ -103,6 +103,25 @@ def centre_view(
     and the centre taken: float32 [image_size, image_size, 3] in 0..255.
     """
     return decode_window(encoded, centre_crop(resize_ratio, keep_aspect), image_size)
+
+
+def ten_views(
+    encoded: tf.Tensor, image_size: int, resize_ratio: float, keep_aspect: bool = True
+) -> tf.Tensor:
+    """The corners, the centre and their left-right mirrors: ten-crop evaluation (section 4.1).
+
+    Returns:
+        float32 [10, image_size, image_size, 3] in 0..255, of the central square that `centre_view`
+        takes its centre from.
+    """
+    side = round(image_size * resize_ratio)
+    square = decode_window(encoded, centre_crop(1.0, keep_aspect), side)
+    free = side - image_size
+    places = [(0, 0), (0, free), (free, 0), (free, free), (free // 2, free // 2)]
+    crops = tf.stack(
+        [square[top : top + image_size, left : left + image_size] for top, left in places]
+    )
+    return tf.concat([crops, tf.reverse(crops, [2])], axis=0)
 
 
 def augmented_view(
@@ -125,16 +144,6 @@ def view_seed(seed: int, step: tf.Tensor | int, index: tf.Tensor) -> tf.Tensor:
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Whole batches in one pass over `count` examples; at least one."""
     return max(count // batch_size, 1)
-
-
-def _loader(examples: Examples) -> Callable[[tf.Tensor], tf.Tensor]:
-    contents, are_paths = examples.encoded()
-
-    def load(index: tf.Tensor) -> tf.Tensor:
-        content = tf.gather(contents, index)
-        return tf.io.read_file(content) if are_paths else content
-
-    return load
 
 
 def _one_hot(examples: Examples, index: tf.Tensor) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -10,7 +11,8 @@ import keras
 from alexnet_keras.data.datasets import load_examples
 from alexnet_keras.data.examples import Examples
 from alexnet_keras.data.screening import Skipped, check_skipped, screen
-from alexnet_keras.data.splits import Splits, split
+from alexnet_keras.data.splits import VALIDATION_FRACTION, Splits, hold_out, part, split
+from alexnet_keras.errors import UserError
 
 
 def prepare_splits(
@@ -50,7 +52,8 @@ def prepare_splits(
         screened.append(kept)
         skipped += bad
     if skipped_path is not None:
-        skipped_path.write_text("".join(f"{bad.key}\t{bad.reason}\n" for bad in skipped))
+        lines = (f"{bad.key}\t{bad.reason}\n" for bad in skipped)
+        skipped_path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     check_skipped(total, skipped, given[0].name, allow_bad)
     if skipped:
         say(
@@ -59,3 +62,62 @@ def prepare_splits(
         )
     training, stopping, validation = screened
     return split(training, stopping, validation), skipped
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingParts:
+    """The parts of a dataset that a net is trained on from scratch; no example is in two of them.
+
+    Attributes:
+        train: what the net learns from.
+        watched: measured after each epoch, to divide rates by or to look at; None for nothing.
+        validation: no choice sees it; the reported figures come from it.
+    """
+
+    train: Examples
+    watched: Examples | None
+    validation: Examples
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """What each part is known by; see `Examples.fingerprint`."""
+        return {
+            "training photographs": self.train.fingerprint(),
+            "watched photographs": None if self.watched is None else self.watched.fingerprint(),
+            "validation photographs": self.validation.fingerprint(),
+        }
+
+
+def prepare_training(
+    dataset: str,
+    data_dir: Path | None = None,
+    val_dir: Path | None = None,
+    *,
+    watch_share: float = 0.02,
+    say: Callable[[str], None] = print,
+) -> TrainingParts:
+    """Loads a dataset to train on from scratch. No image is read: that takes hours for ImageNet.
+
+    Args:
+        dataset, data_dir, val_dir: as in `load_examples`.
+        watch_share: share (0..1) of the training photographs to be watched only, where the dataset
+            has no part for it.
+        say: receives a sentence about each choice made.
+
+    Raises:
+        UserError: the dataset cannot be had, or a part or a class comes out empty.
+    """
+    training, watched, validation = load_examples(dataset, data_dir, val_dir, say)
+    if validation is None:
+        training, validation = part(training, VALIDATION_FRACTION, "validation")
+        say(
+            f"{training.name} has no validation part: a fifth of the photographs "
+            f"({len(validation):,}), chosen by a hash of their names, is kept for the figures."
+        )
+    if watched is None or watch_share == 0:
+        training, watched = hold_out(training, watch_share)
+    if not len(training) or not len(validation):
+        raise UserError(
+            f"{training.name} has {len(training)} photographs to train on and {len(validation)} to "
+            "measure on; give a dataset with some of both."
+        )
+    return TrainingParts(training, watched, validation)

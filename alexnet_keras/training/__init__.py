@@ -1,7 +1,43 @@
-"""What every training run needs: devices, optimizers by layer, and a record of each epoch."""
+"""What every training run needs, and training from scratch.
+
+`trainer.py` is the loop of a run from scratch; `step.py` one step of it; `presets.py` the published
+ways of training.
+"""
 
 from alexnet_keras.training.callbacks import EpochLog, KeepBest, StopOnNonFinite
+from alexnet_keras.training.checkpoints import Checkpoint, Checkpoints
+from alexnet_keras.training.classic_sgd import ClassicSGD
+from alexnet_keras.training.history import History
+from alexnet_keras.training.net import build_net, make_repeatable, set_precision
+from alexnet_keras.training.optimization import Optimization, optimization
 from alexnet_keras.training.optimizers import layerwise
-from alexnet_keras.training.strategy import choose_strategy
+from alexnet_keras.training.plan import Plan, set_up
+from alexnet_keras.training.presets import PRESETS, Preset
+from alexnet_keras.training.stopping import Stopped
+from alexnet_keras.training.strategy import choose_strategy, is_chief
+from alexnet_keras.training.trainer import HISTORY_COLUMNS, Trainer
 
-__all__ = ["EpochLog", "KeepBest", "StopOnNonFinite", "choose_strategy", "layerwise"]
+__all__ = [
+    "HISTORY_COLUMNS",
+    "PRESETS",
+    "Checkpoint",
+    "Checkpoints",
+    "ClassicSGD",
+    "EpochLog",
+    "History",
+    "KeepBest",
+    "Optimization",
+    "Plan",
+    "Preset",
+    "StopOnNonFinite",
+    "Stopped",
+    "Trainer",
+    "build_net",
+    "choose_strategy",
+    "is_chief",
+    "layerwise",
+    "make_repeatable",
+    "optimization",
+    "set_precision",
+    "set_up",
+]

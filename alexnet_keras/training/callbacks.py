@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from alexnet_keras.errors import UserError
+from alexnet_keras.training.history import History
 
 COLUMNS = (
     "phase",
@@ -34,12 +33,15 @@ class EpochLog(keras.callbacks.Callback):
 
     def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
         super().__init__()
-        self.rows: list[dict[str, Any]] = []
-        self._csv_path = csv_path
-        self._writer = tf.summary.create_file_writer(str(tensorboard_dir))
+        self._history = History(COLUMNS, csv_path, tensorboard_dir)
         self._phase = ""
         self._learning_rate = math.nan
         self._began = 0.0
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The epochs so far."""
+        return self._history.rows
 
     def begin_phase(self, name: str) -> None:
         """Names the phase that the next `fit` belongs to."""
@@ -51,28 +53,18 @@ class EpochLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        row = {
-            "phase": self._phase,
-            "epoch": len(self.rows) + 1,
-            "loss": logs.get("loss", math.nan),
-            "accuracy": logs.get("accuracy", math.nan),
-            "stop_loss": logs.get("val_loss", math.nan),
-            "stop_accuracy": logs.get("val_accuracy", math.nan),
-            "learning_rate": self._learning_rate,
-            "seconds": round(time.monotonic() - self._began, 3),
-        }
-        self.rows.append(row)
-        self._write_csv()
-        with self._writer.as_default(step=row["epoch"]):
-            for name in COLUMNS[2:]:
-                tf.summary.scalar(name, row[name])
-        self._writer.flush()
-
-    def _write_csv(self) -> None:
-        with self._csv_path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        self._history.add(
+            {
+                "phase": self._phase,
+                "epoch": len(self.rows) + 1,
+                "loss": logs.get("loss", math.nan),
+                "accuracy": logs.get("accuracy", math.nan),
+                "stop_loss": logs.get("val_loss", math.nan),
+                "stop_accuracy": logs.get("val_accuracy", math.nan),
+                "learning_rate": self._learning_rate,
+                "seconds": round(time.monotonic() - self._began, 3),
+            }
+        )
 
 
 class KeepBest(keras.callbacks.Callback):

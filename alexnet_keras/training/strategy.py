@@ -30,3 +30,9 @@ def choose_strategy(name: str, batch_size: int) -> tf.distribute.Strategy:
         # On CPUs the default, collective operations, aborts when a process makes a second strategy.
         cross_device_ops=None if gpus else tf.distribute.ReductionToOneDevice(),
     )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes and speaks for all: true where it is the only one."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_id

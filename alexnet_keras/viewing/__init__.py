@@ -1,12 +1,16 @@
 """Pictures of nets and runs: the table of a net's layers, and the report page of a run."""
 
 from alexnet_keras.viewing.gather import gather_report
+from alexnet_keras.viewing.progress import Progress, Silent, final_line
 from alexnet_keras.viewing.report import Mistake, Report, render_report, write_report
 from alexnet_keras.viewing.summary import layer_table, print_summary
 
 __all__ = [
     "Mistake",
+    "Progress",
     "Report",
+    "Silent",
+    "final_line",
     "gather_report",
     "layer_table",
     "print_summary",

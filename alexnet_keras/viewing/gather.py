@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_keras.data import Augmentation, Examples, Splits, centre_view, fixed_views
-from alexnet_keras.evaluation import Evaluation
+from alexnet_keras.data import Augmentation, Examples, centre_view, fixed_views
+from alexnet_keras.evaluation import Answers
 from alexnet_keras.viewing.report import Mistake, Report
 from alexnet_keras.viewing.summary import layer_table
 from alexnet_keras.weights import preprocessing_of
@@ -22,11 +22,13 @@ TRAINING_VIEWS = 12
 def gather_report(
     *,
     model: keras.Model,
+    title: str,
     trained_in: dict[str, Iterable[str]],
-    splits: Splits,
+    train: Examples,
+    validation: Examples,
     augmentation: Augmentation,
     seed: int,
-    result: Evaluation,
+    result: Answers,
     history: list[dict[str, Any]],
     metrics: dict[str, Any],
     config: dict[str, Any],
@@ -35,28 +37,30 @@ def gather_report(
     """The report of a run: its figures, its mistakes and some training views as pictures.
 
     Args:
+        title: heading of the page.
         trained_in: names of the layers that each phase trains.
         augmentation, seed: those of the training views.
-        result: the classifier's answers on `splits.validation`.
+        train: where training views are shown from.
+        validation, result: what the reported figures come from, and the answers to it.
         history: rows of `training.EpochLog`.
         metrics, config: contents of the run's files.
         notes: sentences to show near the top.
     """
     return Report(
-        title=f"AlexNet fine-tuned on {metrics['dataset']}",
+        title=title,
         metrics=metrics,
         notes=notes,
-        class_names=list(splits.train.class_names),
+        class_names=list(train.class_names),
         confusion=result.confusion(),
         history=history,
-        mistakes=_mistakes(model, splits.validation, result),
+        mistakes=_mistakes(model, validation, result),
         layers=layer_table(model, trained_in),
         config=config,
-        examples=_training_views(model, splits.train, augmentation, seed),
+        examples=_training_views(model, train, augmentation, seed),
     )
 
 
-def _mistakes(model: keras.Model, validation: Examples, result: Evaluation) -> list[Mistake]:
+def _mistakes(model: keras.Model, validation: Examples, result: Answers) -> list[Mistake]:
     names = validation.class_names
     geometry = preprocessing_of(model).geometry
     return [
@@ -65,7 +69,7 @@ def _mistakes(model: keras.Model, validation: Examples, result: Evaluation) -> l
             name=validation.keys[i],
             truth=names[result.labels[i]],
             predicted=names[result.predictions[i]],
-            probability=float(result.probabilities[i].max()),
+            probability=float(result.confidence[i]),
         )
         for i in result.mistakes(MOST_MISTAKES)
     ]

@@ -1,0 +1,113 @@
+"""Train AlexNet from scratch on ImageNet, as published, or on any folder of photographs.
+
+Interrupted in any way, the same command goes on where it was and ends with the same weights. Leaves
+a model, a report page and a SavedModel for TensorFlow Serving.
+
+\b
+python recipes/train_imagenet.py --preset release
+    ImageNet as TFDS prepares it, net 145's own settings
+python recipes/train_imagenet.py --data-dir DIR --strategy mirrored
+    DIR/train and DIR/val of class folders, on all GPUs of this machine
+"""
+
+from train_options import TrainOptions, training_recipe
+
+
+@training_recipe("train_imagenet")
+def main(options: TrainOptions) -> int | None:
+    from alexnet_keras import serving, training, viewing
+    from alexnet_keras.data import prepare_training
+    from alexnet_keras.runs import Run, check_writable
+
+    plan = training.Plan(**options.plan).resolved()
+    # First of all: several machines have to be known before TensorFlow sets up its devices.
+    strategy = training.choose_strategy(options.strategy, plan.batch_size)
+    run = Run(options.recipe, options.output, ("metrics.json",), training.is_chief(strategy))
+    if run.writes:
+        check_writable(options.export_dir, "--export-dir")
+    training.make_repeatable(plan.seed)
+    training.set_precision(plan.precision)
+
+    with run.phase("photographs"):
+        photographs = prepare_training(
+            options.dataset,
+            options.data_dir,
+            options.val_dir,
+            watch_share=options.watch_share,
+            say=run.note,
+        )
+        classes = photographs.train.class_names
+
+    with run.phase("model"), strategy.scope():
+        parts = training.set_up(plan, len(classes), len(photographs.train))
+        trained_in = {"training": [layer.name for layer in parts.model.layers]}
+        if run.writes:
+            viewing.print_summary(parts.model, trained_in)
+        config = run.write_config(options, plan=plan, devices=strategy.num_replicas_in_sync)
+
+    with (
+        run.phase("training"),
+        training.Trainer(
+            plan,
+            parts,
+            photographs,
+            strategy=strategy,
+            folder=run.folder if run.writes else None,
+            allow_changes=options.allow_changes,
+            display=viewing.Progress(plan.batch_size) if run.writes else viewing.Silent(),
+            say=run.note,
+        ) as trainer,
+    ):
+        try:
+            trainer.train()
+            centre = trainer.measure()
+            ten = trainer.measure(ten_crop=True) if options.crops == "10" else None
+        except training.Stopped as stopped:
+            run.note(
+                f"Stopped after step {trainer.step:,} of {trainer.steps:,}, and saved; the same "
+                "command goes on from there."
+            )
+            return stopped.exit_code
+    if not run.writes:
+        return None
+
+    with run.phase("report"):
+        metrics = {
+            **run.metrics(
+                photographs.train,
+                photographs.watched,
+                len(trainer.skipped) + centre.unreadable,
+                centre.answers,
+                "none (random)",
+            ),
+            **trainer.figures(),
+        }
+        if ten is not None:
+            metrics |= {"val_top1_ten_crop": ten.answers.top(1)}
+            metrics |= {"val_top5_ten_crop": ten.answers.top(5)}
+        report = viewing.gather_report(
+            model=trainer.result,
+            title=f"AlexNet trained on {photographs.train.name}",
+            trained_in=trained_in,
+            train=photographs.train,
+            validation=photographs.validation.select(centre.readable),
+            augmentation=parts.augmentation,
+            seed=plan.seed,
+            result=centre.answers,
+            history=trainer.rows,
+            metrics=metrics,
+            config=config,
+            notes=run.notes,
+        )
+        viewing.write_report(report, run.folder / "report.html")
+
+    with run.phase("export"):
+        run.save_model(trainer.result)
+        exported = serving.export(trainer.result, options.export_dir, classes)
+    run.finish(metrics, exported)
+    print(viewing.final_line(metrics, config))
+    return None
+
+
+if __name__ == "__main__":
+    main()
