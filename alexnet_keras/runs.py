@@ -89,7 +89,13 @@ class Run:
                 raise sentence from error
             raise
         finally:
-            self.seconds[name] = round(time.monotonic() - began, 2)
+            seconds = self.seconds.get(name, 0.0) + time.monotonic() - began
+            self.seconds[name] = round(seconds, 2)
+
+    def went_before(self, phase: str, seconds: float) -> None:
+        """Counts what an interrupted run has already spent on a phase that it goes on with."""
+        self._began -= seconds
+        self.seconds[phase] = seconds
 
     @property
     def seconds_total(self) -> float:

@@ -58,6 +58,7 @@ def main(options: TrainOptions) -> int | None:
             say=run.note,
         ) as trainer,
     ):
+        run.went_before("training", trainer.seconds)
         try:
             trainer.train()
             centre = trainer.measure()
@@ -98,6 +99,7 @@ def main(options: TrainOptions) -> int | None:
             metrics=metrics,
             config=config,
             notes=run.notes,
+            stops_early=False,
         )
         viewing.write_report(report, run.folder / "report.html")
 

@@ -53,6 +53,14 @@ class Optimization:
         self._assign = assign
         self._assigned: tuple[float, ...] | None = None
 
+    def scale_loss(self, trainable_variables: Sequence[keras.Variable]) -> None:
+        """Scales the loss so that gradients fit float16; steps whose gradients do not are skipped.
+
+        To be called in the scope of the strategy in force, before the first step.
+        """
+        self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
+        self.optimizer.build(trainable_variables)
+
     @property
     def needs_watching(self) -> bool:
         return any(schedule.needs_watching for schedule in self._schedules.values())

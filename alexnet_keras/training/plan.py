@@ -156,6 +156,8 @@ def set_up(plan: Plan, classes: int, train_images: int) -> Parts:
         scale_rate=plan.scale_rate,
         steps_per_epoch=steps,
     )
+    if plan.precision == "float16":
+        rates.scale_loss(model.trainable_variables)
     until = plan.published.over(plan.epochs).color_until
     if plan.augmentation == "published":
         geometry = preprocessing_of(model).geometry

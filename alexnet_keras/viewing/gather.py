@@ -33,6 +33,7 @@ def gather_report(
     metrics: dict[str, Any],
     config: dict[str, Any],
     notes: list[str],
+    stops_early: bool = True,
 ) -> Report:
     """The report of a run: its figures, its mistakes and some training views as pictures.
 
@@ -45,6 +46,7 @@ def gather_report(
         history: rows of `training.EpochLog`.
         metrics, config: contents of the run's files.
         notes: sentences to show near the top.
+        stops_early: whether what was watched meanwhile decided when to stop.
     """
     return Report(
         title=title,
@@ -56,6 +58,7 @@ def gather_report(
         mistakes=_mistakes(model, validation, result),
         layers=layer_table(model, trained_in),
         config=config,
+        stops_early=stops_early,
         examples=_training_views(model, train, augmentation, seed),
     )
 

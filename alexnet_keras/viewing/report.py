@@ -72,6 +72,8 @@ class Report:
         layers: rows of `layer_table`.
         config: contents of `config.json`; may be nested.
         examples: JPEG thumbnails of training views, each with a caption.
+        stops_early: whether the part that was watched while training decided when to stop; else it
+            was watched only, or there was none.
 
     Raises:
         ValueError: the confusion matrix does not fit the class names.
@@ -87,6 +89,7 @@ class Report:
     layers: list[dict[str, Any]]
     config: dict[str, Any]
     examples: Sequence[tuple[bytes, str]] = ()
+    stops_early: bool = True
 
     def __post_init__(self) -> None:
         shape = np.shape(self.confusion)

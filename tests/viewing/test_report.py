@@ -385,3 +385,25 @@ def test_a_confusion_matrix_of_other_classes_is_refused():
 )
 def test_quantities_are_written_for_people(shown, expected):
     assert shown == expected
+
+
+def test_a_run_from_scratch_says_watched_and_shows_ten_crops():
+    report = example_report(stops_early=False)
+    report.metrics.update(
+        early_stopping_images=60, val_top1_ten_crop=0.891, val_top5_ten_crop=0.995
+    )
+    text = Page(render_report(report)).text
+    assert "only watched" in text
+    assert "Watched loss" in text
+    assert "lowest watched loss" in text
+    assert "early" not in text.lower()
+    assert "Ten crops 89.1% top-1; top-5 99.5%" in text
+
+
+def test_without_a_watched_part_nothing_is_said_of_one():
+    history = [{"phase": "training", "epoch": 1, "loss": 1.0, "stop_loss": float("nan")}]
+    report = example_report(stops_early=False, history=history)
+    report.metrics["early_stopping_images"] = 0
+    text = Page(render_report(report)).text
+    assert "only watched" not in text
+    assert "watched part" not in text
