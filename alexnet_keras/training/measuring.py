@@ -81,7 +81,8 @@ class Measurement:
         """
         batches = self._batches_from(self.done) if self.done else self._whole_pass
         for batch, _ in zip(batches, range(self.done, self.steps), strict=False):
-            given = self._compiled(batch, tf.constant([stop()]))
+            # A number, since machines cannot gather booleans.
+            given = self._compiled(batch, tf.constant([int(stop())]))
             found = {name: value.numpy() for name, value in given.items()}
             # Rows of weight 0 fill up the last batch, or could not be read.
             seen = found["weights"] > 0
@@ -162,6 +163,6 @@ class Measurement:
             "predictions": tf.argmax(probabilities, axis=1, output_type=tf.int32),
             "confidence": tf.reduce_max(probabilities, axis=1),
             "ranks": rank_of_truth(probabilities, batch["truths"]),
-            "stop": stop,
+            "stop": tf.identity(stop),
             "losses": keras.losses.categorical_crossentropy(batch["labels"], probabilities),
         }

@@ -84,7 +84,7 @@ class TrainingStep:
 
     def _on_replica(self, step: tf.Tensor, stop: tf.Tensor, batch: Batch) -> dict[str, tf.Tensor]:
         masks = self._dropout.draw(step_seed(self._seed, step), batch["rows"], self._batch_size)
-        return {**self._train(batch, masks), "stop": stop}
+        return {**self._train(batch, masks), "stop": tf.identity(stop)}
 
     def _update(self, batch: Batch, masks: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         replica = tf.distribute.get_replica_context()

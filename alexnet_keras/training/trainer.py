@@ -143,9 +143,13 @@ class Trainer:
         if folder is not None:
             self._checkpoints = Checkpoints(folder / "checkpoints", say=say)
             self._history = History(HISTORY_COLUMNS, folder / "history.csv", folder / "tensorboard")
-        found = None if self._checkpoints is None else self._checkpoints.latest()
-        if (checkpoint := share(found)) is not None:
-            self._resume(checkpoint, allow_changes)
+        try:
+            found = None if self._checkpoints is None else self._checkpoints.latest()
+            if (checkpoint := share(found)) is not None:
+                self._resume(checkpoint, allow_changes)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
