@@ -9,7 +9,7 @@ from alexnet_keras.training.checkpoints import Checkpoint, Checkpoints
 from alexnet_keras.training.classic_sgd import ClassicSGD
 from alexnet_keras.training.history import History
 from alexnet_keras.training.net import build_net, make_repeatable, set_precision
-from alexnet_keras.training.optimization import Optimization, optimization
+from alexnet_keras.training.optimization import Optimization, build_optimization
 from alexnet_keras.training.optimizers import layerwise
 from alexnet_keras.training.plan import Plan, set_up
 from alexnet_keras.training.presets import PRESETS, Preset
@@ -37,7 +37,7 @@ __all__ = [
     "is_chief",
     "layerwise",
     "make_repeatable",
-    "optimization",
+    "build_optimization",
     "set_precision",
     "set_up",
 ]

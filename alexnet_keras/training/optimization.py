@@ -33,7 +33,7 @@ PUBLISHED_IN = {"step": "release", "plateau": "paper"}
 class Optimization:
     """An optimizer, and the rates that its groups of variables get at each step.
 
-    Rates are floats of the host and go to the optimizer when they change. Made by `optimization`.
+    Rates are floats of the host and go to the optimizer when they change. Made by `build_optimization`.
 
     Attributes:
         optimizer: the Keras optimizer, built.
@@ -111,7 +111,7 @@ class Optimization:
         self._assigned = None
 
 
-def optimization(
+def build_optimization(
     preset: Preset,
     trainable_variables: Sequence[keras.Variable],
     *,

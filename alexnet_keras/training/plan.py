@@ -13,7 +13,7 @@ from alexnet_keras.data import AUGMENTATIONS, Augmentation, Mixing, published_au
 from alexnet_keras.data.stream import steps_in_epoch
 from alexnet_keras.errors import UserError
 from alexnet_keras.training.net import build_net
-from alexnet_keras.training.optimization import Optimization, optimization
+from alexnet_keras.training.optimization import Optimization, build_optimization
 from alexnet_keras.training.presets import PRESETS, Preset
 from alexnet_keras.weights import preprocessing_of
 
@@ -47,7 +47,7 @@ class Plan:
         batch_size: photographs a step, over all devices.
         epochs: passes over the training photographs.
         optimizer, schedule, learning_rate, weight_decay, warmup_epochs, scale_rate: as in
-            `optimization`.
+            `build_optimization`.
         augmentation: "published" views with the preset's colour noise, or "inception".
         mixup, cutmix: as in `data.Mixing`.
         label_smoothing: share of the target probability spread over all classes, 0..1.
@@ -143,7 +143,7 @@ def set_up(plan: Plan, classes: int, train_images: int) -> Parts:
     model = net()
     average = None if plan.ema is None else net()
     steps = steps_in_epoch(train_images, plan.batch_size)
-    rates = optimization(
+    rates = build_optimization(
         plan.published,
         model.trainable_variables,
         kind=plan.optimizer,

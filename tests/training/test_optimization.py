@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from alexnet_keras.alexnet import AlexNet
 from alexnet_keras.errors import UserError
-from alexnet_keras.training.optimization import optimization
+from alexnet_keras.training.optimization import build_optimization
 from alexnet_keras.training.presets import PRESETS
 
 PER_EPOCH = 10
@@ -29,7 +29,7 @@ def variables():
 def made(variables, preset="caffe", **options):
     preset = PRESETS[preset]
     options = {"batch_size": preset.batch_size, "epochs": preset.epochs} | options
-    return optimization(preset, variables, steps_per_epoch=PER_EPOCH, **options)
+    return build_optimization(preset, variables, steps_per_epoch=PER_EPOCH, **options)
 
 
 def test_each_variable_of_the_towers_gets_its_group():
@@ -282,4 +282,4 @@ def test_settings_out_of_range_are_refused(variables, options, message):
 
 def test_an_epoch_without_steps_is_refused(variables):
     with pytest.raises(UserError, match="epoch of 0 steps"):
-        optimization(PRESETS["paper"], variables, batch_size=1, epochs=1, steps_per_epoch=0)
+        build_optimization(PRESETS["paper"], variables, batch_size=1, epochs=1, steps_per_epoch=0)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from alexnet_keras import UserError
 from alexnet_keras.data import Examples, TrainingParts, published_augmentation
-from alexnet_keras.training import PRESETS, Plan, Stopped, Trainer, optimization
+from alexnet_keras.training import PRESETS, Plan, Stopped, Trainer, build_optimization
 from alexnet_keras.training.plan import Parts
 from alexnet_keras.viewing import Silent
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
@@ -84,7 +84,7 @@ def net():
 def parts_of(plan, count=COUNT):
     keras.utils.set_random_seed(plan.seed)
     model, average = net(), None if plan.ema is None else net()
-    rates = optimization(
+    rates = build_optimization(
         PRESETS[plan.preset],
         model.trainable_variables,
         batch_size=plan.batch_size,
