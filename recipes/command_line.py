@@ -102,6 +102,19 @@ class ClassifyOptions:
     batch_size: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordsOptions:
+    """The options of the recipe that makes TFRecords."""
+
+    data_dir: Path | None
+    output: Path
+    shards: int | None
+    shard_megabytes: int
+    resize: int | None
+    quality: int
+    verify: bool
+
+
 def _either(values: tuple[Any, Any]) -> str:
     return f"[default: {values[0]} with pretrained weights, {values[1]} from random ones]"
 
@@ -246,6 +259,51 @@ _CLASSIFY = [
 ]
 
 
+_RECORDS = [
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="The photographs: one subfolder a class, or train/ and val/ with one subfolder a "
+        "class each.",
+    ),
+    click.option(
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Where the TFRecords go: a new folder, or one that the same command has begun.",
+    ),
+    click.option(
+        "--shards",
+        type=click.IntRange(1, 99_999),
+        help="How many files for the training part, in place of --shard-megabytes; val/ gets some "
+        "of about the same size.",
+    ),
+    click.option(
+        "--shard-megabytes",
+        type=click.IntRange(1),
+        default=128,
+        help="About how large a file is to be; what was done of one is done again after a break.",
+    ),
+    click.option(
+        "--resize",
+        type=click.IntRange(32, 4096),
+        help="Reduce the shorter side of larger photographs to so many pixels, and store them as "
+        "JPEG; without it every photograph keeps its bytes.",
+    ),
+    click.option(
+        "--quality",
+        type=click.IntRange(1, 100),
+        default=95,
+        help="Of the JPEGs that --resize makes.",
+    ),
+    click.option(
+        "--verify",
+        is_flag=True,
+        help="Compare the files in --output with their checksums, and do nothing else.",
+    ),
+]
+
+
 class _Command(click.Command):
     """A command that lists its options when it is given one that it does not have."""
 
@@ -271,17 +329,33 @@ def fine_tuning_recipe(name: str) -> Callable[[Callable[[FineTuneOptions], None]
         values["export_dir"] = values["export_dir"] or Path("saved_models", name)
         return FineTuneOptions(recipe=name, **values)
 
-    return _recipe(name, options, [*_COMMON, *_FINE_TUNE])
+    return recipe(name, options, [*_COMMON, *_FINE_TUNE])
 
 
 def classifying_recipe(
     name: str,
 ) -> Callable[[Callable[[ClassifyOptions], int | None]], click.Command]:
     """Turns `main(options)`, which returns an exit code, into the command of the recipe `name`."""
-    return _recipe(name, ClassifyOptions, _CLASSIFY)
+    return recipe(name, ClassifyOptions, _CLASSIFY)
 
 
-def _recipe(
+def records_recipe(
+    name: str,
+) -> Callable[[Callable[[RecordsOptions], int | None]], click.Command]:
+    """Turns `main(options)` into the command of the recipe `name`, which makes TFRecords."""
+
+    def options(**values: Any) -> RecordsOptions:
+        if values["data_dir"] is None and not values["verify"]:
+            raise click.UsageError("Give the photographs with --data-dir, or --verify.")
+        given = click.get_current_context().get_parameter_source("shard_megabytes")
+        if values["shards"] is not None and given is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("Give either --shards or --shard-megabytes, not both.")
+        return RecordsOptions(**values)
+
+    return recipe(name, options, _RECORDS)
+
+
+def recipe(
     name: str, make_options: Callable[..., Any], options: list[Any]
 ) -> Callable[..., click.Command]:
     def decorate(main: Callable[[Any], int | None]) -> click.Command:

@@ -34,6 +34,11 @@ _NOT_AN_IMAGE = "not a JPEG, PNG, GIF, BMP or WebP image"
 # The decoder's own limit, in samples; here to say so before it fails.
 _LARGEST_JPEG = 2**29
 
+# The scales at which a JPEG can be decoded for less work, and how many times the wanted pixels have
+# to be left on both sides.
+_REDUCTIONS = (2, 4, 8)
+_SPARE = 2
+
 # Rows: EXIF orientation 0 (none) to 8. Columns: reverse the rows, reverse the columns, then
 # transpose, which takes the stored pixels to what a person sees (EXIF 2.32, 4.6.4, tag 274).
 _TURNS = (
@@ -49,12 +54,14 @@ _TURNS = (
 )
 
 
-# Traced once and called: the graph of a pipeline of JPEGs does not grow by the other formats.
-_rarely = tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)],
-    autograph=False,
-    experimental_attributes={"_noinline": True},
-)
+def _traced_once(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
+    """Called instead of built in: graphs do not grow by what few images need."""
+    return tf.function(
+        input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+
+_rarely = _traced_once(tf.TensorSpec([], tf.string))
 
 
 def image_shape(encoded: tf.Tensor | bytes) -> tuple[tf.Tensor, tf.Tensor]:
@@ -159,13 +166,14 @@ def decode_window(
         part = tf.where(swapped, tf.gather(part, [1, 0, 3, 2]), part)
         start, extent = part[:2], part[2:]
         start = tf.where(turns[:2] == 1, shape - start - extent, start)
-        pixels = tf.cond(
-            tf.strings.substr(encoded, -2, 2) == b"\xff\xd9",
-            lambda: _crop_jpeg(encoded, start, extent, shape),
-            lambda: _crop(_decode_jpeg(encoded), start, extent),
-        )
+        stored_size = tf.where(swapped, size[::-1], size)
+        reduction = tf.reduce_min(extent // (_SPARE * stored_size))
         # Resizing treats rows and columns alike, so it may come before the turn: fewer pixels.
-        resized = _resize(pixels, tf.where(swapped, size[::-1], size))
+        resized = tf.cond(
+            reduction < _REDUCTIONS[0],
+            lambda: _resize(_window_of_jpeg(encoded, start, extent, shape), stored_size),
+            lambda: _reduced_window(encoded, start, extent, shape, stored_size, reduction),
+        )
         return _turn(resized, orientation)
 
     def from_others() -> tf.Tensor:
@@ -249,8 +257,8 @@ def _bytes(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> t
     return tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, at, count), tf.uint8), tf.int32)
 
 
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+def _decode_jpeg(encoded: tf.Tensor, ratio: int = 1) -> tf.Tensor:
+    return tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
 
 def _crop(image: tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
@@ -258,23 +266,66 @@ def _crop(image: tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
     return tf.slice(image, tf.concat([start, [0]], 0), tf.concat([extent, [3]], 0))
 
 
-def _crop_jpeg(
-    encoded: tf.Tensor, start: tf.Tensor, extent: tf.Tensor, shape: tf.Tensor
+def _window_of_jpeg(
+    encoded: tf.Tensor, start: tf.Tensor, extent: tf.Tensor, shape: tf.Tensor, ratio: int = 1
 ) -> tf.Tensor:
-    """The window's pixels exactly as in the whole image, for less work.
+    """The window's pixels exactly as in the whole image decoded at `ratio`, for less work.
 
-    The decoder interpolates subsampled chroma as if the image ended at the window's left and right
-    edges (up to 10 levels off there): two more columns on either side are decoded and dropped.
+    `start`, `extent` and `shape` are in pixels of that scale.
     """
-    left = tf.maximum(start[1] - 2, 0)
-    right = tf.minimum(start[1] + extent[1] + 2, shape[1])
-    wider = tf.image.decode_and_crop_jpeg(
-        encoded,
-        tf.stack([start[0], left, extent[0], right - left]),
-        channels=3,
-        dct_method="INTEGER_ACCURATE",
+
+    def crop() -> tf.Tensor:
+        # The decoder interpolates subsampled chroma as if the image ended at the window's left and
+        # right edges (up to 39 levels off there): decode two more columns on either side.
+        left = tf.maximum(start[1] - 2, 0)
+        right = tf.minimum(start[1] + extent[1] + 2, shape[1])
+        wider = tf.io.decode_and_crop_jpeg(
+            encoded,
+            tf.stack([start[0], left, extent[0], right - left]),
+            channels=3,
+            ratio=ratio,
+            dct_method="INTEGER_ACCURATE",
+        )
+        return _crop(wider, tf.stack([0, start[1] - left]), extent)
+
+    return tf.cond(
+        tf.strings.substr(encoded, -2, 2) == b"\xff\xd9",
+        crop,
+        lambda: _crop(_decode_jpeg(encoded, ratio), start, extent),
     )
-    return _crop(wider, tf.stack([0, start[1] - left]), extent)
+
+
+@_traced_once(
+    tf.TensorSpec([], tf.string),
+    *[tf.TensorSpec([2], tf.int32)] * 4,
+    tf.TensorSpec([], tf.int32),
+)
+def _reduced_window(
+    encoded: tf.Tensor,
+    start: tf.Tensor,
+    extent: tf.Tensor,
+    shape: tf.Tensor,
+    size: tf.Tensor,
+    reduction: tf.Tensor,
+) -> tf.Tensor:
+    """The window of a JPEG resized from a half, a quarter or an eighth of its scale.
+
+    The decoder makes one pixel of each `ratio` x `ratio` block from the image's top left corner.
+    Edges of the window fall inside such pixels: they are decoded whole, and the resizing starts
+    and ends where the window does.
+    """
+    inside = tf.reduce_all(start >= 0) & tf.reduce_all(start + extent <= shape)
+    start = _require(inside, "the window is not inside the image", start)
+
+    def at(ratio: int) -> tf.Tensor:
+        first = start // ratio
+        count = -(-(start + extent) // ratio) - first
+        pixels = _window_of_jpeg(encoded, first, count, -(-shape // ratio), ratio)
+        offset = tf.cast(start % ratio, tf.float32) / ratio
+        return _shrink(pixels, size, offset, tf.cast(extent, tf.float32) / ratio)
+
+    index = tf.reduce_sum(tf.cast(reduction >= tf.constant(_REDUCTIONS), tf.int32)) - 1
+    return tf.switch_case(index, [lambda ratio=ratio: at(ratio) for ratio in _REDUCTIONS])
 
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
@@ -534,14 +585,45 @@ def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(result, [None, None, 3])
 
 
-def _resize(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
+def _resize(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     # Where nothing shrinks, both kernels interpolate alike and the plain one is several times
-    # faster. The weights of the other sum to 1 only to within rounding, hence the clip.
+    # faster.
+    shape = tf.shape(image)[:2]
     return tf.cond(
-        tf.reduce_all(tf.shape(image)[:2] <= size),
+        tf.reduce_all(shape <= size),
         lambda: tf.image.resize(image, size),
-        lambda: tf.clip_by_value(tf.image.resize(image, size, antialias=True), 0.0, 255.0),
+        lambda: _shrink(image, size, tf.zeros([2]), tf.cast(shape, tf.float32)),
     )
+
+
+def _shrink(image: tf.Tensor, size: tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """`image` from `start`, over `extent` (float32, in pixels), resized to `size`, antialiased.
+
+    For the whole image the same to the bit as `tf.image.resize(image, size, antialias=True)`. That
+    works on three channels at a time; here whole rows of samples are the channels, and then,
+    transposed, whole columns: several times faster.
+    """
+    scale = tf.cast(size, tf.float32) / extent
+
+    def along(axis: int, lines: tf.Tensor) -> tf.Tensor:
+        """`[lines, samples]` to `[size[axis], samples]`."""
+        count, samples = tf.unstack(tf.shape(lines))
+        resized = tf.raw_ops.ScaleAndTranslate(
+            images=tf.reshape(lines, [1, count, 1, samples]),
+            size=[size[axis], 1],
+            scale=[scale[axis], 1.0],
+            translation=[-start[axis] * scale[axis], 0.0],
+            kernel_type="triangle",
+            antialias=True,
+        )
+        return tf.reshape(resized, [size[axis], samples])
+
+    height, width, channels = tf.unstack(tf.shape(image))
+    rows = along(0, tf.reshape(image, [height, width * channels]))
+    columns = along(1, tf.reshape(tf.transpose(rows), [width, channels * size[0]]))
+    pixels = tf.transpose(tf.reshape(columns, [size[1] * channels, size[0]]))
+    # The weights sum to 1 only to within rounding.
+    return tf.clip_by_value(tf.reshape(pixels, [size[0], size[1], channels]), 0.0, 255.0)
 
 
 def _equal(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,20 +24,26 @@ class Mixing:
     Attributes:
         mixup: alpha of mixup (arXiv:1710.09412): both images are blended, the weights drawn from
             Beta(alpha, alpha); 0 for none.
-        cutmix: alpha of CutMix (arXiv:1905.04899): a box of one image replaces that of the other;
-            0 for none.
+        cutmix: alpha of CutMix (arXiv:1905.04899), up to 1: a box of one image replaces that of the
+            other, and leaves it a share drawn from Beta(alpha, alpha); 0 for none.
+
+    Raises:
+        UserError: an alpha outside its range.
     """
 
     mixup: float = 0.0
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise UserError(
-                    f"{name}={getattr(self, name)} is the alpha of a Beta distribution; give 0 "
-                    "(none) or more."
-                )
+        if not 0 <= self.mixup < math.inf:
+            raise UserError(
+                f"mixup={self.mixup} is the alpha of a Beta distribution; give 0 (none) or more."
+            )
+        if not 0 <= self.cutmix <= 1:
+            raise UserError(
+                f"cutmix={self.cutmix} is the alpha of a Beta distribution, of which Keras's layer "
+                "takes 0 to 1; give 0 (none) to 1."
+            )
 
     @property
     def is_on(self) -> bool:
@@ -53,7 +60,9 @@ class Mixing:
         if self.mixup:
             kinds.append(keras.layers.MixUp(alpha=self.mixup, dtype="float32"))
         if self.cutmix:
-            kinds.append(keras.layers.CutMix(factor=self.cutmix, dtype="float32"))
+            # One number would stand for an alpha drawn anew between 0 and that.
+            alpha = (self.cutmix, self.cutmix)
+            kinds.append(keras.layers.CutMix(factor=alpha, dtype="float32"))
 
         def mix(
             images: tf.Tensor, labels: tf.Tensor, usable: tf.Tensor, seed: tf.Tensor

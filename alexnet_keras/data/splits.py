@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alexnet_keras.data.examples import Examples, in_fraction
+from alexnet_keras.data.examples import Examples, key_shares
 from alexnet_keras.errors import UserError
 
 VALIDATION_FRACTION = 0.2
@@ -52,19 +52,38 @@ def split(
                 f"The {name} part of {training.name} is empty ({len(training)} photographs are "
                 "left to train on); add photographs, at least some ten for each class."
             )
-    if missing := [
-        name
-        for name, count in zip(training.class_names, training.counts, strict=True)
-        if count == 0
-    ]:
-        raise UserError(
-            f"The class {missing[0]!r} of {training.name} has no photograph left to train on after "
-            "the split; add photographs of it, at least some ten, or remove the class."
-        )
+    _check_classes(training)
     return Splits(training, stopping, validation)
+
+
+def hold_out(training: Examples, share: float) -> tuple[Examples, Examples | None]:
+    """What is trained on, and the fixed `share` (0..1) of it that is only watched; None for 0.
+
+    Raises:
+        UserError: nothing comes out to be watched, or a class has no example to train on.
+    """
+    if share == 0:
+        return training, None
+    rest, watched = part(training, share, "watched")
+    if not len(watched):
+        raise UserError(
+            f"A share of {share:g} of the {len(training)} photographs of {training.name} is none; "
+            "give a larger one, or 0."
+        )
+    _check_classes(rest)
+    return rest, watched
 
 
 def part(examples: Examples, fraction: float, salt: str) -> tuple[Examples, Examples]:
     """The examples outside and inside a fixed `fraction` of all keys."""
-    inside = np.array([in_fraction(key, fraction, salt) for key in examples.keys], dtype=bool)
+    inside = key_shares(examples.keys, salt) < fraction
     return examples.select(np.flatnonzero(~inside)), examples.select(np.flatnonzero(inside))
+
+
+def _check_classes(training: Examples) -> None:
+    if (missing := np.flatnonzero(training.counts == 0)).size:
+        raise UserError(
+            f"The class {training.class_names[missing[0]]!r} of {training.name} has no photograph "
+            "left to train on after the split; add photographs of it, at least some ten, or remove "
+            "the class."
+        )

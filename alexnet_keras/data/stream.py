@@ -131,7 +131,7 @@ def training_stream(
         images, labels = mixer(
             batch["images"],
             batch["labels"],
-            ~batch["unreadable"],
+            batch["readable"],
             tf.random.fold_in(key, tf.cast(row, tf.int64)),
         )
         return {**batch, "images": images, "labels": labels}
@@ -139,7 +139,7 @@ def training_stream(
     groups = loaded.batch(GROUP, drop_remainder=True).map(
         mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    return _without_step(groups.rebatch(share.replica_batch, drop_remainder=True))
+    return _finished(groups.rebatch(share.replica_batch, drop_remainder=True))
 
 
 def evaluation_stream(
@@ -203,9 +203,7 @@ def _rows(
 
         def of_share(column: tf.Tensor) -> tf.Tensor:
             skipped = tf.where(epoch == first_epoch, tf.cast(skipped_steps, tf.int64), 0)
-            return tf.reshape(
-                tf.reshape(column, [steps, batch_size])[skipped:, share.rows], [-1]
-            )
+            return tf.reshape(tf.reshape(column, [steps, batch_size])[skipped:, share.rows], [-1])
 
         return tf.data.Dataset.from_tensor_slices(tuple(map(of_share, columns)))
 
@@ -245,6 +243,7 @@ def _loaded(
             "examples": example,
             # A row that only fills up is no news.
             "unreadable": unreadable & (weight > 0),
+            "readable": ~unreadable,
             "step": step,
         }
 
@@ -252,11 +251,13 @@ def _loaded(
 
 
 def _batched(loaded: tf.data.Dataset, share: Share) -> tf.data.Dataset:
-    return _without_step(loaded.batch(share.replica_batch, drop_remainder=True))
+    return _finished(loaded.batch(share.replica_batch, drop_remainder=True))
 
 
-def _without_step(batches: tf.data.Dataset) -> tf.data.Dataset:
+def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The batches without what only mixtures need to know."""
+
     def without(batch: Batch) -> Batch:
-        return {name: value for name, value in batch.items() if name != "step"}
+        return {name: value for name, value in batch.items() if name not in ("step", "readable")}
 
     return batches.map(without).prefetch(2)

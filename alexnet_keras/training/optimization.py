@@ -33,7 +33,8 @@ PUBLISHED_IN = {"step": "release", "plateau": "paper"}
 class Optimization:
     """An optimizer, and the rates that its groups of variables get at each step.
 
-    Rates are floats of the host and go to the optimizer when they change. Made by `build_optimization`.
+    Rates are floats of the host and go to the optimizer when they change. Made by
+    `build_optimization`.
 
     Attributes:
         optimizer: the Keras optimizer, built.

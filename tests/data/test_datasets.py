@@ -1,16 +1,32 @@
 from __future__ import annotations
 
+import functools
 import http.server
+import shutil
 import socket
 import threading
 import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import command_line
-from alexnet_keras.data import AUGMENTATIONS, DATASETS, datasets, load_examples, tfds_source
+from alexnet_keras.data import (
+    AUGMENTATIONS,
+    DATASETS,
+    datasets,
+    load_examples,
+    screen,
+    tfds_source,
+)
+from alexnet_keras.data.datasets import load_training
 from alexnet_keras.data.tfds_source import Unavailable, read_tfds, unreachable
+
+
+def jpeg(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    return tf.io.encode_jpeg(pixels).numpy()
 
 
 def test_the_command_line_names_what_there_is():
@@ -71,6 +87,164 @@ def test_tfds_datasets_arrive_as_encoded_images(name, monkeypatch, tmp_path):
     assert len(set(training.keys)) == 6
     assert training.labels.max() < len(training.class_names) == (102 if official else 5)
     assert training.labels.dtype == np.int32
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """TFDS with datasets that were really prepared, by name, and where they lie."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp("tfds")
+
+    class WithNames(tfds.core.GeneratorBasedBuilder):
+        """As imagenet2012: with file names, and a split without labels."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        features = {"file_name": tfds.features.Text()}
+        splits = {"train": 30, "validation": 7, "test": 4}
+
+        def _info(self):
+            common = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=["daisy", "rose", "tulip"]),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(common | self.features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in self.splits}
+
+        def _generate_examples(self, split):
+            for i in range(self.splits[split]):
+                label = -1 if split == "test" and "validation" in self.splits else i % 3
+                given = {"image": PHOTOGRAPHS[i], "label": label, "file_name": f"{split}_{i}.jpg"}
+                yield i, {key: given[key] for key in self._info().features}
+
+    class WithoutNames(WithNames):
+        VERSION = tfds.core.Version("1.0.0")
+        features = {}
+        splits = {"train": 30, "test": 4}
+
+    class TrainOnly(WithNames):
+        VERSION = tfds.core.Version("1.0.0")
+        splits = {"train": 3}
+
+    class UnlabelledTrain(WithNames):
+        VERSION = tfds.core.Version("1.0.0")
+        splits = {"test": 3, "validation": 3}
+
+    class ByHand(WithNames):
+        VERSION = tfds.core.Version("1.0.0")
+        MANUAL_DOWNLOAD_INSTRUCTIONS = "Put\n  photographs.tar there."
+
+    class NoImages(WithNames):
+        VERSION = tfds.core.Version("1.0.0")
+        splits = {"train": 3}
+
+        def _info(self):
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict({"file_name": tfds.features.Text()})
+            )
+
+    for builder in (WithNames, WithoutNames, TrainOnly, UnlabelledTrain, NoImages):
+        builder(data_dir=folder).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=3)
+        )
+    return folder
+
+
+PHOTOGRAPHS = [jpeg(i) for i in range(30)]
+
+
+@pytest.fixture
+def here(prepared, tmp_path, monkeypatch):
+    """TFDS looks for its datasets where `prepared` put them."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=str(prepared)))
+    return prepared
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "count"), [("with_names", "validation", 7), ("without_names", "test", 4)]
+)
+def test_prepared_records_are_read_where_they_lie(name, part, count, here, tmp_path):
+    import tensorflow_datasets as tfds
+
+    said = []
+    training, validation = load_training(name, say=said.append)
+    assert (len(training), len(validation)) == (30, count)
+    assert training.class_names == ("daisy", "rose", "tulip")
+    # The same by TFDS's own reader, which decodes.
+    read = tfds.builder(name).as_dataset(
+        split="train", read_config=tfds.ReadConfig(add_tfds_id=True), shuffle_files=False
+    )
+    expected = {}
+    for seen in read.as_numpy_iterator():
+        key = seen["file_name"] if name == "with_names" else seen["tfds_id"]
+        expected[f"train/{key.decode()}"] = seen["label"], seen["image"]
+    assert sorted(training.keys) == sorted(expected)
+    for i, key in enumerate(training.keys):
+        label, pixels = expected[key]
+        assert training.labels[i] == label
+        assert training.read(i) in PHOTOGRAPHS
+        np.testing.assert_array_equal(tf.io.decode_jpeg(training.read(i)), pixels)
+    assert validation.keys[0].startswith(f"{part}/")
+    # Another start finds the index of where each image begins.
+    assert len(said) == 2 and str(tmp_path / "keras") in said[0]
+    again, _ = load_training(name, say=said.append)
+    assert len(said) == 2 and again.fingerprint() == training.fingerprint()
+
+
+def test_a_damaged_record_leaves_the_others_alone(here, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(here, copy)
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=str(copy)))
+    shard = sorted((copy / "with_names").rglob("*train*tfrecord-00001*"))[0]
+    content = shard.read_bytes()
+    victim = next(i for i in range(30) if PHOTOGRAPHS[i] in content)
+    where = content.index(PHOTOGRAPHS[victim]) + 300
+    shard.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+    training, _ = load_training("with_names", say=lambda _: None)
+    kept, skipped = screen(training)
+    assert len(kept) == 29
+    assert [bad.key for bad in skipped] == [f"train/train_{victim}.jpg"]
+    assert "damaged" in skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("imagenet2012", ["is not prepared in", "ILSVRC2012_img_train.tar and", "image-net.org",
+                          "downloads/manual", "`tfds build imagenet2012`"]),
+        ("by_hand", ["downloads/manual: Put photographs.tar there. Then run `tfds build by_hand`"]),
+        ("cifar10", ["cifar10 is not prepared", ". Run `tfds build cifar10` once"]),
+        ("no_images", ["features are file_name", "'image' and 'label'"]),
+        ("unlabelled_train", ["no split 'train'", "validation"]),
+        ("no_such_set", ["no dataset 'no_such_set'"]),
+    ],
+)  # fmt: skip
+def test_a_dataset_that_cannot_be_used_says_what_to_do_at_once(name, words, here):
+    began = time.monotonic()
+    with pytest.raises(Unavailable) as caught:
+        load_training(name)
+    assert time.monotonic() - began < 5
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_without_a_part_to_measure_on_has_none(here):
+    training, validation = load_training("train_only", say=lambda _: None)
+    assert (len(training), validation) == (3, None)
+
+
+def test_drawn_flowers_can_be_trained_on_from_scratch(few_drawn):
+    training, validation = load_training("drawn_flowers")
+    assert (len(training), len(validation)) == (15, 10)
 
 
 class Answer(http.server.BaseHTTPRequestHandler):

@@ -5,9 +5,12 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from alexnet_keras.data import prepare_splits, read_folder
+from alexnet_keras.data import load_examples, prepare_splits, read_folder
+from alexnet_keras.data.datasets import load_training
+from alexnet_keras.data.folders import read_tree
 from alexnet_keras.errors import UserError
 
 
@@ -65,15 +68,95 @@ def test_classes_are_the_subfolders_and_keys_the_relative_paths(make):
         ({"daisy": None, "tulip": None}, ["No photograph", "2 subfolders"]),
         ({"daisy/a.jpg": b"x"}, ["only one class", "'daisy'"]),
         ({"daisy/a.jpg": b"x", "tulip": None}, ["'tulip'", "hold no photograph"]),
-        ({"train/a/1.jpg": b"x", "val/a/1.jpg": b"x"}, ["splits", "--val-dir"]),
     ],
-    ids=["loose files", "empty classes", "one class", "an empty class", "splits"],
+    ids=["loose files", "empty classes", "one class", "an empty class"],
 )
 def test_folders_that_are_no_class_folders_are_refused(files, words, make):
     folder = make(files)
     with pytest.raises(UserError) as caught:
         read_folder(folder)
     assert all(word in str(caught.value) for word in [*words, str(folder)])
+
+
+def of(*parts):
+    return {f"{part}/{c}/{i}.jpg": b"x" for part in parts for c in "ab" for i in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (of("train", "val"), ["train", "val"]),
+        (of("Training", "validation", "test"), ["train", "val", "test"]),
+        (of("train"), ["train"]),
+        (of("train", "testing") | {"devkit/readme.txt": b""}, ["train", "test"]),
+        (of("train", "val") | {"test/1.jpg": b"x"}, ["train", "val"]),
+    ],
+    ids=["two", "three", "one", "beside another folder", "a test part without labels"],
+)
+def test_parts_of_class_folders_are_told_apart(files, expected, make):
+    folder = make(files, "flowers")
+    parts = read_tree(folder)
+    assert list(parts) == expected
+    for part in parts.values():
+        assert (part.name, part.class_names) == ("flowers", ("a", "b"))
+        assert part.keys == ("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg")
+        assert list(part.labels) == [0, 0, 1, 1]
+        assert part.read(3) == b"x"
+
+
+def test_a_train_beside_a_bus_is_a_class(make):
+    parts = read_tree(make({"train/1.jpg": b"x", "bus/1.jpg": b"x"}))
+    assert parts["train"].class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (of("val", "test"), ["'test', 'val'", "none to train on"]),
+        (of("train", "val", "validation"), ["'val' and 'validation'", "same part"]),
+        (of("train") | {"val/rose/1.jpg": b"x"}, ["'rose'", "not among the training classes"]),
+        (
+            of("train") | {f"val/ILSVRC2012_val_0000000{i}.JPEG": b"x" for i in range(3)},
+            ["ImageNet's validation images", "3 files", "one subfolder for each class"],
+        ),
+    ],
+    ids=["nothing to train on", "one part twice", "another class", "ImageNet's val, flat"],
+)
+def test_parts_that_make_no_sense_are_refused(files, words, make):
+    with pytest.raises(UserError) as caught:
+        read_tree(make(files))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_data_dir_takes_parts_and_val_dir_goes_before_them(make):
+    three = make(of("train", "val", "test"), "three")
+    other = make({"b/new.jpg": b"x"}, "other")
+    training, stopping, validation = load_examples("auto", three)
+    assert [len(part) for part in (training, stopping, validation)] == [4, 4, 4]
+    assert load_training("auto", three)[1].read(0) == b"x"
+    two = load_examples("auto", make(of("train", "test"), "two"))
+    assert two[1] is None and len(two[2]) == 4
+    _, stopping, validation = load_examples("auto", three, other)
+    assert (stopping, list(validation.labels)) == (None, [1])
+
+
+def test_training_and_validation_subfolders_are_the_parts_of_a_run(make):
+    files = {f"train/{path}": content for path, content in two_classes().items()}
+    splits, _ = prepare_splits(
+        "auto", make(files | {"val/tulip/1.jpg": photograph()}), say=lambda _: None, verbose=0
+    )
+    assert splits.validation.keys == ("tulip/1.jpg",)
+    assert len(splits.train) + len(splits.stopping) == 80
+
+
+def test_names_are_ordered_folder_by_folder_and_may_be_no_utf8(make):
+    odd = os.fsdecode(b"b/\xff.jpg")
+    examples = read_folder(
+        make({"a/z/1.jpg": b"1", "a/z-y/1.jpg": b"2", "a/é.jpg": b"3", odd: b"4"})
+    )
+    assert examples.keys == ("a/z/1.jpg", "a/z-y/1.jpg", "a/é.jpg", odd)
+    load = examples.loader()
+    assert [load(tf.constant(i, tf.int64)).numpy() for i in range(4)] == [b"1", b"2", b"3", b"4"]
 
 
 def test_a_missing_folder_is_named(tmp_path):

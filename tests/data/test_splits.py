@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_keras.data import Examples, in_fraction, split
+from alexnet_keras.data.splits import hold_out
 from alexnet_keras.errors import UserError
 
 
@@ -61,3 +62,19 @@ def test_an_empty_part_is_refused():
     few = [key for key in KEYS if not in_fraction(key, 0.2)][:4]
     with pytest.raises(UserError, match="validation part of some is empty"):
         split(examples(few), stopping=examples(["a/s", "b/s"]))
+
+
+def test_a_share_is_held_out_by_the_keys_alone():
+    training = examples(KEYS)
+    rest, watched = hold_out(training, 0.05)
+    assert sorted([*rest.keys, *watched.keys]) == sorted(KEYS)
+    assert abs(len(watched) - 100) < 3 * (2000 * 0.05 * 0.95) ** 0.5
+    assert set(hold_out(examples(KEYS[::2], [0, 1] * 500), 0.05)[1].keys) <= set(watched.keys)
+    assert hold_out(training, 0) == (training, None)
+
+
+def test_a_share_that_is_nothing_or_everything_is_refused():
+    with pytest.raises(UserError, match="share of 0.01 of the 3 photographs of some is none"):
+        hold_out(examples(KEYS[:3]), 0.01)
+    with pytest.raises(UserError, match="class 'a' .* no photograph left"):
+        hold_out(examples(KEYS[:3]), 1)
