@@ -6,10 +6,13 @@ import re
 
 import click
 
+from alexnet_keras.training import PRESETS
 from alexnet_keras.variants import VARIANTS
 from alexnet_keras.weights import PUBLISHED
 from classify import main as classify
 from finetune_flowers import main as finetune_flowers
+from make_tfrecords import main as make_tfrecords
+from train_imagenet import main as train_imagenet
 
 
 def rows(repository, first_heading):
@@ -53,8 +56,30 @@ def test_every_published_file_is_listed_as_it_is_registered(repository):
 
 def test_every_option_that_is_shown_exists(repository):
     text = (repository / "README.md").read_text()
-    for name, command in (("finetune_flowers", finetune_flowers), ("classify", classify)):
+    for name, command in (
+        ("finetune_flowers", finetune_flowers),
+        ("classify", classify),
+        ("train_imagenet", train_imagenet),
+        ("make_tfrecords", make_tfrecords),
+    ):
         assert isinstance(command, click.Command)
         known = {option for parameter in command.params for option in parameter.opts}
         for line in re.findall(rf"python recipes/{name}\.py(.*)", text):
             assert set(re.findall(r"--[a-z-]+", line)) - {"--help"} <= known
+
+
+def test_every_preset_is_listed_with_its_numbers(repository):
+    names = ("paper", "release", "caffe")
+    listed = {
+        row[0].strip("`-"): dict(zip(names, row[1:], strict=True))
+        for row in rows(repository, "setting")
+    }
+    assert set(names) == PRESETS.keys()
+    for name, preset in PRESETS.items():
+        assert listed["net, `--variant"][name] == f"`{preset.variant}`"
+        assert listed["batch-size"][name].startswith(f"{preset.batch_size} ")
+        assert listed["epochs"][name].startswith(f"{preset.epochs} ")
+        assert listed["momentum"][name] == f"{preset.momentum:g}".lstrip("0")
+        assert listed["rate of the weights"][name].startswith(
+            f"{preset.learning_rate:g}".lstrip("0")
+        )
