@@ -55,25 +55,6 @@ def load_examples(
     return read_tfds(dataset, say)
 
 
-def load_training(
-    dataset: str,
-    data_dir: str | Path | None = None,
-    val_dir: str | Path | None = None,
-    say: Callable[[str], None] = print,
-) -> tuple[Examples, Examples | None]:
-    """What a net is trained on from scratch, and what it is measured on, if there is such a part.
-
-    Args:
-        dataset, data_dir, val_dir, say: as in `load_examples`. Of two further parts the one for
-            early stopping is taken: it is looked at all the time, and the other stays unseen.
-
-    Raises:
-        UserError: as in `load_examples`.
-    """
-    training, stopping, validation = load_examples(dataset, data_dir, val_dir, say)
-    return training, validation if stopping is None else stopping
-
-
 def _from_folder(data_dir: Path, val_dir: str | Path | None) -> Parts:
     parts = read_records(data_dir) if is_record_folder(data_dir) else read_tree(data_dir)
     training = parts["train"]

@@ -20,7 +20,6 @@ from alexnet_keras.data import (
     screen,
     tfds_source,
 )
-from alexnet_keras.data.datasets import load_training
 from alexnet_keras.data.tfds_source import Unavailable, read_tfds, unreachable
 
 
@@ -174,7 +173,7 @@ def test_prepared_records_are_read_where_they_lie(name, part, count, here, tmp_p
     import tensorflow_datasets as tfds
 
     said = []
-    training, validation = load_training(name, say=said.append)
+    training, _, validation = load_examples(name, say=said.append)
     assert (len(training), len(validation)) == (30, count)
     assert training.class_names == ("daisy", "rose", "tulip")
     # The same by TFDS's own reader, which decodes.
@@ -194,7 +193,7 @@ def test_prepared_records_are_read_where_they_lie(name, part, count, here, tmp_p
     assert validation.keys[0].startswith(f"{part}/")
     # Another start finds the index of where each image begins.
     assert len(said) == 2 and str(tmp_path / "keras") in said[0]
-    again, _ = load_training(name, say=said.append)
+    again, *_ = load_examples(name, say=said.append)
     assert len(said) == 2 and again.fingerprint() == training.fingerprint()
 
 
@@ -209,7 +208,7 @@ def test_a_damaged_record_leaves_the_others_alone(here, tmp_path, monkeypatch):
     victim = next(i for i in range(30) if PHOTOGRAPHS[i] in content)
     where = content.index(PHOTOGRAPHS[victim]) + 300
     shard.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
-    training, _ = load_training("with_names", say=lambda _: None)
+    training, *_ = load_examples("with_names", say=lambda _: None)
     kept, skipped = screen(training)
     assert len(kept) == 29
     assert [bad.key for bad in skipped] == [f"train/train_{victim}.jpg"]
@@ -231,19 +230,19 @@ def test_a_damaged_record_leaves_the_others_alone(here, tmp_path, monkeypatch):
 def test_a_dataset_that_cannot_be_used_says_what_to_do_at_once(name, words, here):
     began = time.monotonic()
     with pytest.raises(Unavailable) as caught:
-        load_training(name)
+        load_examples(name)
     assert time.monotonic() - began < 5
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_dataset_without_a_part_to_measure_on_has_none(here):
-    training, validation = load_training("train_only", say=lambda _: None)
+    training, _, validation = load_examples("train_only", say=lambda _: None)
     assert (len(training), validation) == (3, None)
 
 
 def test_drawn_flowers_can_be_trained_on_from_scratch(few_drawn):
-    training, validation = load_training("drawn_flowers")
+    training, _, validation = load_examples("drawn_flowers")
     assert (len(training), len(validation)) == (15, 10)
 
 

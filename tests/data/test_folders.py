@@ -9,7 +9,6 @@ import tensorflow as tf
 from PIL import Image
 
 from alexnet_keras.data import load_examples, prepare_splits, read_folder
-from alexnet_keras.data.datasets import load_training
 from alexnet_keras.data.folders import read_tree
 from alexnet_keras.errors import UserError
 
@@ -133,7 +132,6 @@ def test_data_dir_takes_parts_and_val_dir_goes_before_them(make):
     other = make({"b/new.jpg": b"x"}, "other")
     training, stopping, validation = load_examples("auto", three)
     assert [len(part) for part in (training, stopping, validation)] == [4, 4, 4]
-    assert load_training("auto", three)[1].read(0) == b"x"
     two = load_examples("auto", make(of("train", "test"), "two"))
     assert two[1] is None and len(two[2]) == 4
     _, stopping, validation = load_examples("auto", three, other)
