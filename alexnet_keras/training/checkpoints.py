@@ -19,6 +19,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,8 +187,11 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """Waits for the writing thread, and raises what should not have happened in it."""
-        pending, self._pending = self._pending, None
+        pending = self._pending
         if pending is not None:
+            # Ctrl-C may end the waiting before the thread has read all of `_copies`.
+            wait_for([pending])
+            self._pending = None
             pending.result()
 
     def _path(self, step: int) -> Path:
