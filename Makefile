@@ -6,7 +6,7 @@ comma := ,
 # One stamp a set of extras: asking for another set installs it into the same environment.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: flowers test drill lint clean
+.PHONY: flowers test drill drill-kills lint clean
 
 flowers: $(INSTALLED)  ## fine-tune AlexNet on flowers
 	$(BIN)/python recipes/finetune_flowers.py
@@ -15,7 +15,10 @@ test: $(INSTALLED)  ## the tests
 	$(BIN)/python -m pytest
 
 drill: $(INSTALLED)  ## ten thousand damaged weights files
-	$(BIN)/python -m pytest -m drill -s
+	$(BIN)/python -m pytest -m drill -s tests/drills/test_mutated_weights.py
+
+drill-kills: $(INSTALLED)  ## a hundred training runs, killed and started again
+	$(BIN)/python -m pytest -m drill -s tests/drills/test_kills.py
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -89,6 +89,24 @@ def kill_while_writing(run: subprocess.Popen, output: Path, draw: random.Random)
     return False
 
 
+def wait_for_weights(run: subprocess.Popen, output: Path, already: int) -> int | None:
+    """Waits until a run has its final weights, and ends it then: a report takes as long again.
+
+    Args:
+        already: bytes that were in its log when it was started.
+
+    Returns:
+        Its exit code if it ended by itself, else None.
+    """
+    log = Path(f"{output}.log")
+    while run.poll() is None:
+        if b"\n== report" in log.read_bytes()[already:]:
+            _kill(run)
+            return None
+        time.sleep(0.05)
+    return run.returncode
+
+
 def final_state(output: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All arrays of the last checkpoint, and its state without what a clock says."""
     newest = max((output / "checkpoints").glob("step-*.npz"))
