@@ -344,9 +344,21 @@ class Trainer:
         self._epoch_seconds = 0.0
         self._sums = dict.fromkeys(SUMS, 0.0)
         self.rows.append(row)
-        if self._history is not None:
-            self._history.add(row)
+        self._write_history(row)
         self._display.epoch(row)
+
+    def _write_history(self, row: Mapping[str, Any]) -> None:
+        """A disk that is full now need not be so at the next epoch, and no weights depend on it."""
+        if self._history is None:
+            return
+        try:
+            self._history.add(row)
+        except (OSError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0]
+            self._say(
+                f"Epoch {row['epoch']} could not be added to history.csv and TensorBoard "
+                f"({reason}); training goes on, and the next epoch's table has it."
+            )
 
     def _fill(self, name: str, measurement: Measurement) -> None:
         """Measures what is not measured yet, and saves in between."""

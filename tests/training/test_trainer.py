@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -17,7 +18,7 @@ from PIL import Image
 
 from alexnet_keras import UserError
 from alexnet_keras.data import Examples, TrainingParts, published_augmentation
-from alexnet_keras.training import PRESETS, Plan, Stopped, Trainer, build_optimization
+from alexnet_keras.training import PRESETS, History, Plan, Stopped, Trainer, build_optimization
 from alexnet_keras.training.plan import Parts
 from alexnet_keras.viewing import Silent
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
@@ -292,6 +293,22 @@ def test_changed_photographs_are_refused(whole, photographs):
     # Even where changes are allowed.
     with pytest.raises(UserError, match="training photographs are not those"):
         trainer(folder, changed, allow_changes=True)
+
+
+def test_a_history_that_cannot_be_written_does_not_stop_the_run(photographs, tmp_path, monkeypatch):
+    written, said = History._write_csv, []
+
+    def full(self):
+        if len(self.rows) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(self)
+
+    monkeypatch.setattr(History, "_write_csv", full)
+    with trainer(tmp_path, photographs, say=said.append) as run:
+        run.train()
+    assert len(said) == 1 and "Epoch 2" in said[0] and "No space left" in said[0]
+    with open(tmp_path / "history.csv") as file:
+        assert len(list(csv.DictReader(file))) == 3
 
 
 def test_a_second_run_in_the_same_folder_is_refused(photographs, tmp_path):
