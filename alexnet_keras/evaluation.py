@@ -20,8 +20,8 @@ class Answers:
         predictions: the most probable classes, integers.
         confidence: the probabilities (0..1) of these.
         ranks: places of the true classes among all by probability, from 1. A true class as probable
-            as another counts as behind it, so that a net that answers the same for all classes gets
-            no credit for it.
+            as another counts as behind it, so that a net that answers the same for all classes, or
+            no numbers, gets no credit for it.
         classes: how many there are.
     """
 
@@ -58,7 +58,7 @@ class Evaluation(Answers):
             labels=labels,
             predictions=probabilities.argmax(axis=1),
             confidence=probabilities.max(axis=1),
-            ranks=(probabilities >= true).sum(axis=1),
+            ranks=(~(probabilities < true)).sum(axis=1),  # the last where there is no number
             classes=probabilities.shape[1],
         )
         object.__setattr__(self, "probabilities", probabilities)

@@ -76,7 +76,7 @@ class LocalResponseNormalization(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         x = ops.cast(inputs, "float32")
         if keras.backend.backend() == "tensorflow":
-            # A GPU has a fast gradient of its own.
+            # The gradient that TensorFlow has for GPUs is cuDNN's.
             normalize = _normalize if tf.config.get_visible_devices("GPU") else _normalize_on_cpu
             x = normalize(x, self.depth_radius, self.bias, self.alpha, self.beta)
         else:
@@ -119,12 +119,12 @@ def _normalize_on_cpu(x: tf.Tensor, *constants: Any) -> tf.Tensor:
     return normalize(x)
 
 
-# Compiled, it goes over memory twice, where each of its operations would.
+# XLA makes few passes over memory of this; uncompiled, each operation would be one.
 @tf.function(jit_compile=True, autograph=False)
 def _gradient(
     x: tf.Tensor, upstream: tf.Tensor, depth_radius: int, bias: float, alpha: float, beta: float
 ) -> tf.Tensor:
     divisor = bias + alpha * _sum_around(x * x, depth_radius)
-    # As SpatialResponseNormalization: a power takes several times as long.
+    # exp and log are vectorized; a power takes twice as long.
     direct = upstream * tf.exp(-beta * tf.math.log(divisor))
     return direct - (2 * alpha * beta) * x * _sum_around(direct * x / divisor, depth_radius)

@@ -100,8 +100,9 @@ class TrainingStep:
             scaled = self._optimizer.scale_loss(loss)
         variables = self._model.trainable_variables
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        if self._clip_norm is not None:
-            gradients = self._clipped(replica, gradients)
+        scales_loss = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
+        if self._clip_norm is not None or scales_loss:
+            gradients = self._whole(replica, gradients)
         self._optimizer.apply(gradients, variables)
         ranks = rank_of_truth(probabilities, batch["truths"])
         top1, top5 = (tf.cast(ranks <= k, tf.float32) for k in (1, 5))
@@ -113,15 +114,17 @@ class TrainingStep:
             "unreadable": tf.reduce_sum(tf.cast(batch["unreadable"], tf.float32)),
         }
 
-    def _clipped(self, replica: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        """What sums over replicas to the whole gradient, shortened.
+    def _whole(self, replica: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """What sums over replicas to the whole gradient, shortened, the same on each.
 
-        Keras's own clipping looks at each replica's gradient alone.
+        Keras's own clipping looks at each replica's gradient alone, its `LossScaleOptimizer` at the
+        first replica's for all.
         """
         whole = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        scale = getattr(self._optimizer, "dynamic_scale", 1.0)
-        clipped, _ = tf.clip_by_global_norm(whole, self._clip_norm * scale)
-        return [gradient / replica.num_replicas_in_sync for gradient in clipped]
+        if self._clip_norm is not None:
+            scale = getattr(self._optimizer, "dynamic_scale", 1.0)
+            whole, _ = tf.clip_by_global_norm(whole, self._clip_norm * scale)
+        return [gradient / replica.num_replicas_in_sync for gradient in whole]
 
     def _update_average(self, step: tf.Tensor) -> None:
         count = tf.cast(step, tf.float32)
@@ -139,7 +142,10 @@ class TrainingStep:
 def rank_of_truth(probabilities: tf.Tensor, truths: tf.Tensor) -> tf.Tensor:
     """Places of the true classes among all by probability, int32 (batch,), from 1.
 
-    A true class as probable as another counts as behind it.
+    A true class as probable as another counts as behind it, and as the last where probabilities are
+    no numbers.
     """
     true = tf.gather(probabilities, truths, axis=1, batch_dims=1)[:, tf.newaxis]
-    return tf.reduce_sum(tf.cast(probabilities >= true, tf.int32), axis=1)
+    # Not the sum of `~(probabilities < true)`: graphs make `>=` of it, which is false for NaN.
+    behind = tf.reduce_sum(tf.cast(probabilities < true, tf.int32), axis=1)
+    return tf.shape(probabilities)[1] - behind
