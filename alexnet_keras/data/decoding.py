@@ -34,9 +34,10 @@ _NOT_AN_IMAGE = "not a JPEG, PNG, GIF, BMP or WebP image"
 # The decoder's own limit, in samples; here to say so before it fails.
 _LARGEST_JPEG = 2**29
 
-# The scales at which a JPEG can be decoded for less work, and how many times the wanted pixels have
-# to be left on both sides.
+# The scales at which a JPEG can be decoded for less work: one by these.
 _REDUCTIONS = (2, 4, 8)
+# How many times the wanted pixels a reduced scale has to leave. At 1 the decoder's own averaging
+# blurs: four times the difference, and a tenth less time.
 _SPARE = 2
 
 # Rows: EXIF orientation 0 (none) to 8. Columns: reverse the rows, reverse the columns, then
@@ -137,6 +138,11 @@ def decode_window(
     Of a JPEG only the window is decoded, and only it is resized and turned. A JPEG that does not
     end in its end marker (bytes follow it, or the file is cut) is decoded in full: the cropping
     decoder would not notice what is missing below the window.
+
+    Where a half, a quarter or an eighth of a JPEG's scale leaves the window twice the pixels that
+    are wanted on both sides, that scale is decoded, which JPEG allows for less work; Pillow's
+    `thumbnail` leaves as many. Nothing is shifted. On camera photographs the pixels are .2 to .5
+    levels away from full decoding on average, 99% within 3 (`benchmarks/camera_photographs.py`).
 
     Args:
         encoded: scalar string, the content of an image file.

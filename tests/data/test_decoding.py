@@ -333,6 +333,7 @@ ENCODED = {
     "baseline JPEG": encode(photo(), "JPEG"),
     "progressive JPEG": encode(photo(), "JPEG", progressive=True),
     "turned JPEG": with_segments(encode(photo(), "JPEG"), exif_segment(5)),
+    "large JPEG": encode(photo(333, 517), "JPEG"),  # read at an eighth of its scale below
     "PNG": encode(photo(), "PNG"),
     "GIF": encode(photo(), "GIF"),
     "BMP": encode(photo(), "BMP"),
@@ -474,6 +475,140 @@ class TestWindow:
         white = encode(Image.new("RGB", (300, 200), "white"), "JPEG")
         values = decode_window(white, fixed(0, 0, 200, 299), 37).numpy()
         assert values.max() <= 255 and values.min() > 254.9
+
+
+def blob(height: int, width: int, row: float, column: float, sigma: float) -> Image.Image:
+    """A round light whose centre is known, in pixels from the upper left corner."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    light = 230 * np.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * sigma**2))
+    return Image.fromarray(np.round(np.stack([light] * 3, axis=-1)).astype(np.uint8))
+
+
+def centroid(pixels: np.ndarray) -> np.ndarray:
+    grid = np.mgrid[: pixels.shape[0], : pixels.shape[1]] + 0.5
+    return (grid * pixels[..., 0]).sum((1, 2)) / pixels[..., 0].sum()
+
+
+def pillow_reduced(encoded: bytes, part, size, ratio: int) -> np.ndarray:
+    """Pillow's crop and resize of what it decodes at one `ratio`-th of the scale."""
+    image = Image.open(io.BytesIO(encoded))
+    image.draft(image.mode, (image.width // ratio, image.height // ratio))
+    top, left, height, width = (edge / ratio for edge in part)
+    edges = (int(left), int(top), int(np.ceil(left + width)), int(np.ceil(top + height)))
+    box = (left - edges[0], top - edges[1], left + width - edges[0], top + height - edges[1])
+    window = image.convert("RGB").crop(edges)
+    return np.asarray(window.resize(size[::-1], Image.Resampling.BILINEAR, box=box)).astype(float)
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    image.getexif()[0x0112] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+class TestReducedScale:
+    SHAPE = (203, 333)
+
+    def windows(self, ratio: int, size: tuple[int, int]) -> list[list[int]]:
+        """Every corner, and random places: windows that are read at `ratio`."""
+        rng = np.random.default_rng(ratio)
+        parts = []
+        for bottom, right in [(0, 0), (0, 1), (1, 0), (1, 1), *rng.random((6, 2))]:
+            # Twice the pixels at this scale, not at the next.
+            height, width = (int(rng.integers(2 * ratio * n, 4 * ratio * n)) for n in size)
+            height, width = min(height, self.SHAPE[0]), min(width, self.SHAPE[1])
+            top, left = (self.SHAPE[0] - height) * bottom, (self.SHAPE[1] - width) * right
+            parts.append([int(top), int(left), height, width])
+        return parts
+
+    @pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+    @pytest.mark.parametrize(
+        "options",
+        [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2, "progressive": True}, "L"],
+        ids=["4:4:4", "4:2:2", "4:2:0 progressive", "gray"],
+    )
+    def test_equals_pillows_crop_and_resize_of_that_scale(self, options, ratio):
+        image = photo(*self.SHAPE)
+        if options == "L":
+            image, options = image.convert("L"), {}
+        encoded, size = encode(image, "JPEG", **options), (11, 9)
+        for part in self.windows(ratio, size):
+            ours = decode_window(encoded, fixed(*part), size).numpy()
+            theirs = pillow_reduced(encoded, part, size, ratio)
+            assert np.abs(ours - theirs).mean() < 0.5
+            assert np.abs(ours - theirs).max() <= 1.5
+
+    @pytest.mark.parametrize("ratio", [2, 4, 8])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_of_a_turned_jpeg_is_turned(self, orientation, ratio):
+        plain, size = encode(photo(*self.SHAPE), "JPEG"), (11, 9)
+        encoded = with_segments(plain, exif_segment(orientation))
+        for top, left, height, width in self.windows(ratio, size):
+            # Where a person sees the window.
+            mask = Image.new("L", self.SHAPE[::-1])
+            mask.paste(255, (left, top, left + width, top + height))
+            x, y, right, bottom = turned(mask, orientation).getbbox()
+            ours = decode_window(
+                encoded,
+                fixed(y, x, bottom - y, right - x),
+                size if orientation < 5 else size[::-1],
+            ).numpy()
+            stored = decode_window(plain, fixed(top, left, height, width), size).numpy()
+            for channel in range(3):
+                seen = turned(Image.fromarray(stored[..., channel]), orientation)
+                np.testing.assert_array_equal(ours[..., channel], np.asarray(seen))
+
+    @pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+    @pytest.mark.parametrize("shift", [0, 1, 3, 7, 10])
+    def test_moves_nothing(self, shift, ratio):
+        """A light stays where it is, wherever the window's edges fall in the decoder's blocks."""
+        image, size = blob(361, 367, 171.3, 158.8, 20.0), (19, 17)
+        height, width = (2 * ratio * n + shift for n in size)
+        part = [171 - ratio * size[0] + shift, 168 - ratio * size[1] - shift, height, width]
+        ours = decode_window(encode(image, "JPEG", quality=98), fixed(*part), size).numpy()
+        exact = pillow_window(encode(image, "PNG"), part, size)
+        np.testing.assert_allclose(centroid(ours), centroid(exact), atol=0.01)
+
+    @pytest.mark.parametrize("orientation", [1, 6])
+    def test_is_not_used_where_it_leaves_less_than_twice_the_pixels(self, orientation):
+        encoded = with_segments(encode(photo(150, 150), "JPEG"), exif_segment(orientation))
+        whole = decode_image(encoded)
+        for height, width in [(4 * 30 - 1, 140), (140, 4 * 30 - 1)]:
+            window = whole[7 : 7 + height, 3 : 3 + width]
+            expected = tf.image.resize(window, (30, 30), antialias=True)
+            ours = decode_window(encoded, fixed(7, 3, height, width), 30)
+            # To the bit, but where the turn comes after the resizing.
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3 * (orientation > 1))
+
+    @pytest.mark.parametrize("ratio", [2, 4, 8])
+    def test_of_a_file_with_bytes_after_its_end_is_the_same(self, ratio):
+        encoded = encode(photo(*self.SHAPE), "JPEG", subsampling=1)
+        for part in self.windows(ratio, (11, 9)):
+            ours = decode_window(encoded + b"trailing", fixed(*part), (11, 9))
+            np.testing.assert_array_equal(ours, decode_window(encoded, fixed(*part), (11, 9)))
+
+    @pytest.mark.parametrize("ratio", [2, 4, 8])
+    def test_of_cmyk_is_near_its_full_scale(self, ratio):
+        inks = cmyk().resize((400, 300), Image.Resampling.BICUBIC)
+        encoded, size = encode(inks, "JPEG", quality=95), (300 // 2 // ratio, 400 // 2 // ratio)
+        ours = decode_window(encoded, fixed(0, 0, 300, 400), size).numpy()
+        theirs = pillow_window(encoded, (0, 0, 300, 400), size)
+        assert np.abs(ours - theirs).mean() < 1.5
+
+    @pytest.mark.parametrize("ratio", [2, 4, 8])
+    def test_of_a_cut_file_raises(self, ratio):
+        encoded = encode(photo(*self.SHAPE), "JPEG")
+        top_left = fixed(0, 0, 12 * ratio, 12 * ratio)
+        decode_window(encoded, top_left, 6)
+        for keep in (len(encoded) * 3 // 4, len(encoded) - 40):
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                decode_window(encoded[:keep], top_left, 6)
+
+    @pytest.mark.parametrize("part", [(-1, 0, 200, 200), (4, 0, 200, 200), (0, 134, 200, 200)])
+    def test_outside_the_image_by_one_pixel_raises(self, part):
+        encoded = encode(photo(*self.SHAPE), "JPEG")
+        for size in (50, 25, 12):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="not inside"):
+                decode_window(encoded, fixed(*part), size)
 
 
 class Server(tf.Module):

@@ -97,6 +97,18 @@ def test_cutmix_replaces_a_box_as_large_as_the_labels_say(cutmix):
     assert count > 12
 
 
+def test_boxes_lie_anywhere(cutmix):
+    middles = []
+    for row, partner, own, pixels in pairs(*cutmix(40)):
+        replaced = (pixels != IMAGES[row]).any(-1)
+        if partner is not None and own > 0.5 and replaced.any():
+            middles.append([np.flatnonzero(replaced.any(axis)).mean() for axis in (0, 1)])
+    across, down = np.transpose(middles)
+    assert abs(np.corrcoef(across, down)[0, 1]) < 4.5 / np.sqrt(len(middles))
+    for places in (across, down):
+        assert np.quantile(places, 0.1) < SIDE / 3 and np.quantile(places, 0.9) > SIDE / 2
+
+
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_weights_of_labels_are_a_beta_distribution(kind):
     alpha, groups = {"mixup": 0.2, "cutmix": 0.5}[kind], 400

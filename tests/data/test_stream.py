@@ -201,13 +201,20 @@ def test_batches_are_the_same_whatever_the_number_of_threads(mixed):
     assert_equal(training(3, mixing=MIXING, color_until=3, threads=1), mixed[:3])
 
 
-def test_mixtures_are_keyed_by_seed_step_and_place(mixed):
-    weights = [batch["labels"].max(1) for batch in mixed[:2]]
-    first, second = weights[0][:GROUP], weights[0][GROUP:]
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(weights[0], weights[1])
-    other = training(1, mixing=MIXING, seed=SEED + 1)[0]["labels"].max(1)
-    assert not np.array_equal(weights[0], other)
+def test_mixtures_are_keyed_by_seed_step_and_place():
+    # With a class for each example, its own share in each mixture can be told.
+    base = examples_of(BATCH)
+    names, labels = list(map(str, range(BATCH))), np.arange(BATCH)
+    alone = Examples("some", names, base.keys, labels, base.contents)
+
+    def shares(seed):
+        for batch in training(2, alone, mixing=Mixing(mixup=1.0), seed=seed):
+            own = batch["labels"][np.arange(BATCH), batch["truths"]]
+            assert (own < 1).sum() > GROUP
+            yield from np.split(own, BATCH // GROUP)
+
+    groups = [*shares(SEED), *shares(SEED + 1)]
+    assert len({own.tobytes() for own in groups}) == len(groups) == 8
 
 
 def test_mixtures_change_images_and_labels_only(mixed, plain):

@@ -108,15 +108,19 @@ def wait_for_weights(run: subprocess.Popen, output: Path, already: int) -> int |
 
 
 def final_state(output: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All arrays of the last checkpoint, and its state without what a clock says."""
+    """All arrays of the last checkpoint, and its state without what a clock says.
+
+    How far the last measurement was when it was written is a matter of time, too.
+    """
     newest = max((output / "checkpoints").glob("step-*.npz"))
     with np.load(newest) as members:
-        arrays = {name: members[name] for name in members.files if not name.endswith(".json")}
+        names = [n for n in members.files if not n.startswith("measured/") and ".json" not in n]
+        arrays = {name: members[name] for name in names}
     with zipfile.ZipFile(newest) as archive:
         state = json.loads(archive.read("checkpoint.json"))["state"]
     for row in state["rows"]:
         del row["seconds"]
-    clocks = ("seconds", "seconds_saving", "epoch_seconds")
+    clocks = ("seconds", "seconds_saving", "epoch_seconds", "measured")
     return arrays, {name: value for name, value in state.items() if name not in clocks}
 
 
