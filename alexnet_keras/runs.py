@@ -184,6 +184,8 @@ class Run:
     def write_json(self, name: str, content: dict[str, Any]) -> dict[str, Any]:
         """Writes a JSON file of the run, whole or not at all; returns it as it reads back."""
         text = json.dumps(content, indent=2, default=_plain)
+        if not self.writes:
+            return json.loads(text)
         path = self.folder / name
         beside = path.with_name(f".{name}.part")
         beside.write_text(text + "\n")

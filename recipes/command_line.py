@@ -378,7 +378,7 @@ def recipe(
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Prints a `UserError` as one line and exits with code 2; Ctrl-C exits with code 130."""
+    """Prints a `UserError` as one line and exits with its code, 2; Ctrl-C exits with code 130."""
     quiet_tensorflow()
     from alexnet_keras import UserError
 
@@ -386,7 +386,7 @@ def one_sentence_errors() -> Iterator[None]:
         yield
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Stopped. What was already written stays where it is.", file=sys.stderr)
         sys.exit(130)

@@ -21,7 +21,9 @@ def main(options: TrainOptions) -> int | None:
 
     plan = training.Plan(**options.plan).resolved()
     # First of all: several machines have to be known before TensorFlow sets up its devices.
-    strategy = training.choose_strategy(options.strategy, plan.batch_size)
+    strategy = training.choose_strategy(
+        options.strategy, plan.batch_size, wait_seconds=options.worker_timeout
+    )
     run = Run(options.recipe, options.output, ("metrics.json",), training.is_chief(strategy))
     if run.writes:
         check_writable(options.export_dir, "--export-dir")

@@ -8,13 +8,14 @@ from alexnet_keras.training.callbacks import EpochLog, KeepBest, StopOnNonFinite
 from alexnet_keras.training.checkpoints import Checkpoint, Checkpoints
 from alexnet_keras.training.classic_sgd import ClassicSGD
 from alexnet_keras.training.history import History
+from alexnet_keras.training.multiworker import is_chief
 from alexnet_keras.training.net import build_net, make_repeatable, set_precision
 from alexnet_keras.training.optimization import Optimization, build_optimization
 from alexnet_keras.training.optimizers import layerwise
 from alexnet_keras.training.plan import Plan, set_up
 from alexnet_keras.training.presets import PRESETS, Preset
 from alexnet_keras.training.stopping import Stopped
-from alexnet_keras.training.strategy import choose_strategy, is_chief
+from alexnet_keras.training.strategy import choose_strategy
 from alexnet_keras.training.trainer import HISTORY_COLUMNS, Trainer
 
 __all__ = [

@@ -21,6 +21,7 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.training.checkpoints import Checkpoint, Checkpoints
 from alexnet_keras.training.history import History
 from alexnet_keras.training.measuring import Measurement
+from alexnet_keras.training.multiworker import check_same, from_chief, lost_workers
 from alexnet_keras.training.plan import Parts, Plan, check_identity
 from alexnet_keras.training.step import SUMS, TrainingStep
 from alexnet_keras.training.stopping import Stopped, StopRequest
@@ -68,7 +69,6 @@ class Trainer:
         allow_changes: whether a run may go on with other `plan.CHANGEABLE` than it began with.
         display: where progress is shown.
         say: receives a sentence about what the user should know.
-        share: gives all processes the checkpoint that the first has read.
 
     Attributes:
         step: steps done.
@@ -80,7 +80,9 @@ class Trainer:
 
     Raises:
         UserError: the plan needs watched photographs and there are none; the checkpoints are of a
-            run with other settings or photographs, in use, or none of them can be read.
+            run with other settings or photographs, in use, or none of them can be read; another
+            worker was given other photographs or settings.
+        WorkerLost: here and everywhere: another worker is gone.
     """
 
     def __init__(
@@ -94,7 +96,6 @@ class Trainer:
         allow_changes: bool = False,
         display: Display,
         say: Callable[[str], None] = print,
-        share: Callable[[Checkpoint | None], Checkpoint | None] = lambda checkpoint: checkpoint,
     ) -> None:
         if parts.optimization.needs_watching and photographs.watched is None:
             raise UserError(
@@ -145,7 +146,10 @@ class Trainer:
             self._history = History(HISTORY_COLUMNS, folder / "history.csv", folder / "tensorboard")
         try:
             found = None if self._checkpoints is None else self._checkpoints.latest()
-            if (checkpoint := share(found)) is not None:
+            with lost_workers(strategy):
+                check_same(strategy, self._identity)
+                checkpoint = from_chief(strategy, found)
+            if checkpoint is not None:
                 self._resume(checkpoint, allow_changes)
         except BaseException:
             self.__exit__()
@@ -235,7 +239,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _stoppable(self) -> Iterator[None]:
-        with self._stop:
+        with self._stop, lost_workers(self._strategy):
             self._clock = time.monotonic()
             yield
 
