@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import io
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_keras.alexnet import AlexNet
+from alexnet_keras.errors import UserError
+from alexnet_keras.training import net
+from alexnet_keras.training.net import build_net, make_repeatable, set_precision
+from alexnet_keras.variants import VARIANTS
+from alexnet_keras.weights import PREPROCESSING, InputPreprocessing, preprocessing_of
+
+PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)
+SMALL = {"image_size": 64, "width": 1 / 32}
+
+
+def kernels(model):
+    return {
+        variable.path.rpartition("/")[0].rpartition("/")[2]: variable.numpy()
+        for variable in model.trainable_variables
+        if variable.path.endswith("/kernel")
+    }
+
+
+@pytest.mark.parametrize("variant", ["paper", "caffe"])
+def test_the_net_is_alexnet_behind_its_preprocessing(variant):
+    model = build_net(5, variant=variant, **SMALL)
+    alone = AlexNet(variant=variant, classes=5, input_shape=(64, 64, 3), width=1 / 32)
+    assert [v.shape for v in model.weights] == [v.shape for v in alone.weights]
+    alone.set_weights(model.get_weights())
+    convention = PREPROCESSING[VARIANTS[variant].preprocessing]
+    inputs = (PIXELS.astype(np.float64) - convention.mean) / convention.std
+    if convention.channels == "BGR":
+        inputs = inputs[..., ::-1]
+    given, expected = model(PIXELS).numpy(), alone(inputs.astype(np.float32)).numpy()
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+    np.testing.assert_allclose(given.sum(1), 1, rtol=1e-5)
+    assert preprocessing_of(model) == convention
+
+
+def test_the_variants_own_size_is_taken_where_none_is_given():
+    assert build_net(2, variant="caffe", width=1 / 32).input_shape == (None, 227, 227, 3)
+    assert build_net(2, variant="caffe", **SMALL).input_shape == (None, 64, 64, 3)
+
+
+@pytest.mark.parametrize(("normalization", "layers"), [("batch", 5), (None, 0)])
+def test_normalization_is_ones_own_choice(normalization, layers):
+    model = build_net(2, variant="alexnet", normalization=normalization, **SMALL)
+    found = [layer for layer in model.layers if layer.name.startswith("norm")]
+    assert len(found) == layers
+    assert all(isinstance(layer, keras.layers.BatchNormalization) for layer in found)
+
+
+def test_as_by_he_weights_keep_the_variance():
+    options = {"variant": "alexnet", "image_size": 64, "width": 1 / 4}
+    he, published = build_net(3, he=True, **options), build_net(3, **options)
+    for name, kernel in kernels(he).items():
+        # The classifier begins near even odds.
+        expected = 0.01 if name == "fc8" else np.sqrt(2 / np.prod(kernel.shape[:-1]))
+        # A twentieth more than the error of a standard deviation of so many.
+        room = 0.05 + 4 / np.sqrt(2 * kernel.size)
+        assert kernel.std() == pytest.approx(expected, rel=room), name
+    assert all(not v.numpy().any() for v in he.trainable_variables if v.path.endswith("/bias"))
+    assert preprocessing_of(he) == PREPROCESSING["torchvision"]
+    assert kernels(published)["conv3"].std() == pytest.approx(0.01, rel=0.05)
+    assert preprocessing_of(published) == PREPROCESSING["paper"]
+
+
+def test_a_net_is_saved_with_its_preprocessing(tmp_path):
+    model = build_net(2, variant="alexnet", **SMALL)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert any(isinstance(layer, InputPreprocessing) for layer in loaded.layers)
+    np.testing.assert_allclose(loaded(PIXELS), model(PIXELS), atol=1e-6)
+
+
+def test_images_too_small_for_the_net_are_refused():
+    with pytest.raises(UserError, match="'alexnet' needs images of at least 63 px.*--image-size 4"):
+        build_net(2, variant="alexnet", image_size=40)
+    with pytest.raises(UserError, match="lenet"):
+        build_net(2, variant="lenet")
+
+
+def test_the_seed_decides_the_weights_and_kernels_are_deterministic(monkeypatch):
+    asked = []
+    # It cannot be taken back in this process.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+    drawn = []
+    for seed in (3, 3, 4):
+        make_repeatable(seed)
+        drawn.append(build_net(2, variant="alexnet", **SMALL).get_weights())
+    assert asked == [True] * 3
+    for first, again in zip(drawn[0], drawn[1], strict=True):
+        np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(drawn[0][0], drawn[2][0])
+
+
+@pytest.fixture
+def policy():
+    """Puts Keras's policy back."""
+    before = keras.mixed_precision.dtype_policy()
+    yield keras.mixed_precision.dtype_policy
+    keras.mixed_precision.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "expected"),
+    [
+        ("float32", set(), "float32"),
+        ("bfloat16", {"sse2", "amx_bf16"}, "mixed_bfloat16"),
+        ("float16", {"avx512_fp16"}, "mixed_float16"),
+    ],
+)
+def test_the_policy_is_set_where_the_cpu_has_it(monkeypatch, policy, precision, flags, expected):
+    monkeypatch.setattr(net, "_cpu_flags", lambda: flags)
+    set_precision(precision)
+    assert policy().name == expected
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch, policy, precision):
+    monkeypatch.setattr(net, "_cpu_flags", lambda: {"avx2", "avx512f"})
+    with pytest.raises(UserError, match=f"CPU does not compute in {precision}.*--precision"):
+        set_precision(precision)
+    assert policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "fits"),
+    [
+        ([(8, 0)], "bfloat16", True),
+        ([(7, 5)], "bfloat16", False),
+        ([(7, 5)], "float16", True),
+        ([(9, 0), (6, 1)], "float16", False),
+    ],
+)
+def test_all_gpus_have_to_have_it(monkeypatch, policy, capabilities, precision, fits):
+    details = [{"device_name": "a GPU", "compute_capability": each} for each in capabilities]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: range(len(details)))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.__getitem__)
+    monkeypatch.setattr(net, "_cpu_flags", set)
+    if fits:
+        set_precision(precision)
+        assert policy().name == f"mixed_{precision}"
+    else:
+        with pytest.raises(UserError, match="a GPU does not compute"):
+            set_precision(precision)
+
+
+def test_flags_of_the_cpu_are_read_as_linux_has_them(monkeypatch):
+    text = "processor : 0\nflags\t\t: fpu avx2 avx512_bf16\nbugs : x\nflags : other\n"
+    monkeypatch.setattr("builtins.open", lambda path: io.StringIO(text))
+    assert {"avx2", "avx512_bf16"} <= net._cpu_flags()
+
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("builtins.open", missing)
+    assert net._cpu_flags() == set()
