@@ -86,8 +86,9 @@ def main(options: TrainOptions) -> int | None:
             **trainer.figures(),
         }
         if ten is not None:
-            metrics |= {"val_top1_ten_crop": ten.answers.top(1)}
-            metrics |= {"val_top5_ten_crop": ten.answers.top(5)}
+            metrics["val_top1_ten_crop"] = ten.answers.top(1)
+            if len(classes) > 5:
+                metrics["val_top5_ten_crop"] = ten.answers.top(5)
         report = viewing.gather_report(
             model=trainer.result,
             title=f"AlexNet trained on {photographs.train.name}",

@@ -151,7 +151,7 @@ _OPTIONS = [
         "of random area and colour jitter.",
     ),
     click.option("--mixup", type=click.FloatRange(0), default=0.0, help="Alpha of mixup."),
-    click.option("--cutmix", type=click.FloatRange(0), default=0.0, help="Alpha of CutMix."),
+    click.option("--cutmix", type=click.FloatRange(0, 1), default=0.0, help="Alpha of CutMix."),
     click.option(
         "--label-smoothing",
         type=click.FloatRange(0, 1, max_open=True),

@@ -136,9 +136,7 @@ def training_stream(
         )
         return {**batch, "images": images, "labels": labels}
 
-    groups = loaded.batch(GROUP, drop_remainder=True).map(
-        mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    groups = loaded.map(mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _finished(groups.rebatch(share.replica_batch, drop_remainder=True))
 
 
@@ -217,25 +215,33 @@ def _loaded(
     view: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
     shape: tuple[int, ...] | list[int],
 ) -> tf.data.Dataset:
-    """The rows with their pixels; what cannot be read becomes black, of weight 0."""
+    """The rows with their pixels, by groups; what cannot be read becomes black, of weight 0."""
     load = examples.loader()
     classes = len(examples.class_names)
     labels = tf.constant(examples.labels, tf.int32)
 
-    def pixels(step: tf.Tensor, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.ensure_shape(view(load(example), step, example), shape)
-        return image, tf.constant(False)
+    def pixels(
+        number: tf.Tensor, step: tf.Tensor, example: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        return number, tf.ensure_shape(view(load(example), step, example), shape)
 
-    black = tf.data.Dataset.from_tensors((tf.zeros(shape), tf.constant(True)))
-
-    def row(step: tf.Tensor, place: tf.Tensor, example: tf.Tensor, weight: tf.Tensor) -> Batch:
-        # A data set of one element, because errors can be caught nowhere else in a graph.
-        one = tf.data.Dataset.from_tensors((step, example)).map(pixels)
-        tried = one.ignore_errors().concatenate(black).take(1)
-        image, unreadable = tried.get_single_element()
+    def group(step: tf.Tensor, place: tf.Tensor, example: tf.Tensor, weight: tf.Tensor) -> Batch:
+        # A data set inside, because errors can be caught nowhere else in a graph; of a few
+        # examples, because making one takes as long as a small photograph.
+        count = tf.shape(example, tf.int64)[0]
+        each = tf.data.Dataset.from_tensor_slices((tf.range(count), step, example)).map(pixels)
+        black = tf.data.Dataset.from_tensors((count, tf.zeros(shape)))
+        tried = each.ignore_errors().concatenate(black).batch(GROUP + 1)
+        numbers, images = tried.get_single_element()
+        # Where each example's pixels are among those that came; at the end, the black ones.
+        last = tf.shape(numbers)[0] - 1
+        found = tf.tensor_scatter_nd_update(
+            tf.fill([count + 1], last), numbers[:, tf.newaxis], tf.range(last + 1)
+        )[:-1]
+        unreadable = found == last
         truth = tf.gather(labels, example)
         return {
-            "images": image,
+            "images": tf.gather(images, found),
             "labels": tf.one_hot(truth, classes),
             "truths": truth,
             "weights": tf.where(unreadable, 0.0, weight),
@@ -247,11 +253,11 @@ def _loaded(
             "step": step,
         }
 
-    return rows.map(row, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return rows.batch(GROUP).map(group, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _batched(loaded: tf.data.Dataset, share: Share) -> tf.data.Dataset:
-    return _finished(loaded.batch(share.replica_batch, drop_remainder=True))
+    return _finished(loaded.rebatch(share.replica_batch, drop_remainder=True))
 
 
 def _finished(batches: tf.data.Dataset) -> tf.data.Dataset:

@@ -50,6 +50,9 @@ class Display(Protocol):
     def measuring(self, name: str, done: int, of: int) -> None:
         """So many batches of the measurement `name` are done."""
 
+    def clear(self) -> None:
+        """Something else is about to be printed."""
+
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch has ended; its row of the history."""
 
@@ -114,7 +117,13 @@ class Trainer:
         self._optimization = parts.optimization
         self._augmentation, self._color_until = parts.augmentation, parts.color_until
         self._identity = {**plan.identity, **photographs.fingerprints()}
-        self._display, self._say = display, say
+        self._display = display
+
+        def say_below(sentence: str) -> None:
+            display.clear()
+            say(sentence)
+
+        self._say = say_below
         self._sums = dict.fromkeys(SUMS, 0.0)
         self._epoch_seconds = 0.0
         self._batches: Iterator[Any] | None = None
@@ -142,7 +151,7 @@ class Trainer:
                 variable.assign(value)
         self._checkpoints = self._history = None
         if folder is not None:
-            self._checkpoints = Checkpoints(folder / "checkpoints", say=say)
+            self._checkpoints = Checkpoints(folder / "checkpoints", say=say_below)
             self._history = History(HISTORY_COLUMNS, folder / "history.csv", folder / "tensorboard")
         try:
             found = None if self._checkpoints is None else self._checkpoints.latest()
@@ -204,6 +213,7 @@ class Trainer:
                 ):
                     self._train_epoch()
                 self._end_epoch()
+            self._display.clear()
             self._save(wait=True)
 
     def measure(self, *, ten_crop: bool = False) -> Measurement:
@@ -216,6 +226,7 @@ class Trainer:
         name = f"validation photographs, {'ten crops' if ten_crop else 'centre crop'}"
         with self._stoppable():
             self._fill(name, measurement)
+        self._display.clear()
         return measurement
 
     def figures(self) -> dict[str, Any]:
@@ -377,6 +388,7 @@ class Trainer:
             self._save_if_due()
 
     def _save_and_stop(self) -> None:
+        self._display.clear()
         self._save(wait=True)
         raise Stopped(128 + (self._stop.signal or 15))
 

@@ -55,6 +55,12 @@ class Progress:
         self._last = None  # the time between is no time of training
         self._tell([name, f"{done:,}/{of:,} batches"])
 
+    def clear(self) -> None:
+        """Makes room for something else to be printed, on a terminal: the line is wiped."""
+        if self._terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Prints what an epoch brought, a row of the history, on a line that stays."""
         self._last = None
@@ -90,6 +96,8 @@ class Silent:
     def training(self, step: int, of: int, epoch: str, loss: float, top1: float) -> None: ...
 
     def measuring(self, name: str, done: int, of: int) -> None: ...
+
+    def clear(self) -> None: ...
 
     def epoch(self, row: Mapping[str, Any]) -> None: ...
 
