@@ -193,6 +193,21 @@ class Run:
         return json.loads(text)
 
 
+def is_finished(folder: Path, **options: Any) -> bool:
+    """Whether `folder` holds a finished run with these options, as `Run.write_config` wrote them.
+
+    Where a run is started again whatever happened to it, this tells that nothing is left to do.
+    """
+    try:
+        json.loads((folder / "metrics.json").read_text())
+        written = json.loads((folder / "config.json").read_text())["options"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return json.loads(json.dumps(options, default=_plain)) == {
+        name: written.get(name) for name in options
+    }
+
+
 def check_writable(folder: Path, option: str) -> None:
     """Makes `folder` if need be and tries to write into it.
 

@@ -17,9 +17,13 @@ from train_options import TrainOptions, training_recipe
 def main(options: TrainOptions) -> int | None:
     from alexnet_keras import serving, training, viewing
     from alexnet_keras.data import prepare_training
-    from alexnet_keras.runs import Run, check_writable
+    from alexnet_keras.runs import Run, check_writable, is_finished
 
     plan = training.Plan(**options.plan).resolved()
+    data = {"dataset": options.dataset, "data_dir": options.data_dir, "val_dir": options.val_dir}
+    if is_finished(options.output, plan=plan, watch_share=options.watch_share, **data):
+        print(f"This run has ended; what came out lies in {options.output}.")
+        return None
     # First of all: several machines have to be known before TensorFlow sets up its devices.
     strategy = training.choose_strategy(
         options.strategy, plan.batch_size, wait_seconds=options.worker_timeout
@@ -31,13 +35,7 @@ def main(options: TrainOptions) -> int | None:
     training.set_precision(plan.precision)
 
     with run.phase("photographs"):
-        photographs = prepare_training(
-            options.dataset,
-            options.data_dir,
-            options.val_dir,
-            watch_share=options.watch_share,
-            say=run.note,
-        )
+        photographs = prepare_training(**data, watch_share=options.watch_share, say=run.note)
         classes = photographs.train.class_names
 
     with run.phase("model"), strategy.scope():

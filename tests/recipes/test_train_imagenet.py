@@ -80,8 +80,8 @@ def test_a_run_leaves_what_it_says(whole):
 
 
 def test_the_last_line_can_be_pasted(whole):
-    line = (whole[0] / "whole.log").read_text().strip().splitlines()[-1]
-    assert line.startswith("AlexNet alexnet on photos: top-1 ")
+    lines = (whole[0] / "whole.log").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("AlexNet alexnet on photos: top-1 ")]
     assert "after 6 epochs of" in line
     assert "preset paper, seed 5" in line
 
@@ -100,6 +100,14 @@ def test_a_finished_run_is_not_written_over(whole, photos):
     result = invoke("--data-dir", photos, "--output", output)
     assert result.exit_code == 2
     assert "metrics.json of an earlier run" in result.stderr
+    assert (output / "metrics.json").read_bytes() == before
+
+
+def test_the_same_command_after_the_end_has_nothing_to_do(request, whole, photos):
+    output = whole[0] / "whole"
+    before = (output / "metrics.json").read_bytes()
+    assert start(request.config.rootpath, photos, output).wait(120) == 0
+    assert "This run has ended" in (whole[0] / "whole.log").read_text().splitlines()[-1]
     assert (output / "metrics.json").read_bytes() == before
 
 
