@@ -31,13 +31,13 @@ def main(options: TrainOptions) -> int | None:
     run = Run(options.recipe, options.output, ("metrics.json",), training.is_chief(strategy))
     if run.writes:
         check_writable(options.export_dir, "--export-dir")
-    training.make_repeatable(plan.seed)
-    training.set_precision(plan.precision)
 
     with run.phase("photographs"):
         photographs = prepare_training(**data, watch_share=options.watch_share, say=run.note)
         classes = photographs.train.class_names
 
+    training.make_repeatable(plan.seed)
+    training.set_precision(plan.precision)
     with run.phase("model"), strategy.scope():
         parts = training.set_up(plan, len(classes), len(photographs.train))
         trained_in = {"training": [layer.name for layer in parts.model.layers]}

@@ -176,11 +176,6 @@ _OPTIONS = [
         help="Of activations and gradients, where the hardware has it.",
     ),
     click.option(
-        "--xla/--no-xla",
-        default=False,
-        help="Compile the training step (one device only).",
-    ),
-    click.option(
         "--strategy",
         type=click.Choice(STRATEGIES),
         default="auto",

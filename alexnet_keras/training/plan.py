@@ -32,7 +32,7 @@ CHANGEABLE = (
     "augmentation",
 )
 #: fields that do not decide which weights come out, but for rounding
-FREE = ("xla", "checkpoint_seconds", "allow_bad")
+FREE = ("checkpoint_seconds", "allow_bad")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,6 @@ class Plan:
         ema: decay a step of the moving average of the weights that is then measured and saved;
             None takes the weights themselves.
         precision: as in `set_precision`.
-        xla: whether XLA compiles the step (one device only).
         seed: all that is random is keyed by it.
         checkpoint_seconds: time between two checkpoints.
         allow_bad: go on even if more than 5% of the photographs cannot be read.
@@ -82,7 +81,6 @@ class Plan:
     clip_norm: float | None = None
     ema: float | None = None
     precision: str = "float32"
-    xla: bool = False
     seed: int = 0
     checkpoint_seconds: float = 60.0
     allow_bad: bool = False

@@ -144,7 +144,6 @@ class Trainer:
             clip_norm=plan.clip_norm,
             average=self.average,
             decay=plan.ema or 0.0,
-            jit=plan.xla,
         )
         if self.average is not None:
             for variable, value in zip(self.average.weights, self.model.weights, strict=True):

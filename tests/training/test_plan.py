@@ -149,7 +149,7 @@ def test_the_identity_is_all_but_what_is_free():
     assert not set(FREE) & set(identity)
     assert set(CHANGEABLE) < set(identity)
     assert set(identity) | set(FREE) == set(Plan.__dataclass_fields__)
-    free = {"xla": True, "checkpoint_seconds": 1.0, "allow_bad": True}
+    free = {"checkpoint_seconds": 1.0, "allow_bad": True}
     assert Plan(seed=4, ema=0.9, **free).resolved().identity == identity
     # It goes through a checkpoint's JSON unchanged.
     check_identity(json.loads(json.dumps(identity)), identity)

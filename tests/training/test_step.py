@@ -153,10 +153,9 @@ def test_the_update_follows_the_mean_over_what_can_be_read(plain):
         np.testing.assert_allclose(was - now, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_extreme_logits_have_the_gradients_that_they_should(jit):
+def test_extreme_logits_have_the_gradients_that_they_should():
     # A softmax of 0 for the true class in float32; its logarithm would be cut off.
-    run, batch = Run(scale=300.0, jit=jit), batch_of(3)
+    run, batch = Run(scale=300.0), batch_of(3)
     probabilities, losses, gradient = by_numpy(run.weights, batch)
     assert (probabilities.astype(np.float32) == 0).any() and losses.max() > 200
     before = run.weights
@@ -293,7 +292,7 @@ def photographs():
     return Examples("some", tuple("abc"), list(map(str, range(COUNT))), labels, contents)
 
 
-def train(plan, strategy, steps=4, jit=False):
+def train(plan, strategy, steps=4):
     """All weights, those of the average and sums after some steps."""
     examples = photographs()
     keras.utils.set_random_seed(1)
@@ -311,7 +310,6 @@ def train(plan, strategy, steps=4, jit=False):
         clip_norm=plan.clip_norm,
         average=parts.average,
         decay=plan.ema,
-        jit=jit,
     )
     batches = strategy.distribute_datasets_from_function(
         lambda context: training_stream(
@@ -353,13 +351,3 @@ def test_two_devices_equal_one_with_everything_on(on_one, two):
     assert worst(weights, average) > 1e-3
     assert [sum(each["examples"] for each in sums[i : i + 2]) for i in (0, 2)] == [COUNT - 1] * 2
     assert [sum(each["unreadable"] for each in sums[i : i + 2]) for i in (0, 2)] == [1, 1]
-
-
-def test_what_xla_compiles_equals_what_it_does_not(on_one):
-    plan, (weights, average, sums) = on_one
-    compiled_weights, compiled_average, compiled_sums = train(plan, ONE, jit=True)
-    print(worst(weights, compiled_weights), worst(average, compiled_average))
-    assert worst(weights, compiled_weights) < 1e-5
-    assert worst(average, compiled_average) < 1e-5
-    for ours, theirs in zip(sums, compiled_sums, strict=True):
-        assert theirs == pytest.approx(ours, rel=1e-4)
