@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from alexnet_keras.data.decoding import decode_image
 from alexnet_keras.data.examples import Examples, key_shares
-from alexnet_keras.data.folders import read_tree
+from alexnet_keras.data.layouts import read_layout
 from alexnet_keras.data.records import (
     FORMAT,
     MANIFEST,
@@ -65,7 +65,7 @@ def convert(
     back are mixed already. Unreadable images are left out and listed in `skipped.txt`.
 
     Args:
-        data_dir: as in `folders.read_tree`.
+        data_dir: as in `layouts.read_layout`.
         output: a new or empty folder, or one that the same conversion has begun.
         shards: how many for the training part; others have shards of about the same size.
         shard_megabytes: about how large a shard is to be; used without `shards`.
@@ -88,7 +88,7 @@ def convert(
             f"The output {output} is inside the photographs' folder {data_dir}, where it would be "
             "taken for photographs; give a folder beside it."
         )
-    parts = read_tree(data_dir)
+    parts = read_layout(data_dir)
     size = shard_megabytes * 10**6 if shards is None else _bytes(parts["train"], resize) / shards
     counts = {name: _shard_count(part, resize, size) for name, part in parts.items()}
     plan = {

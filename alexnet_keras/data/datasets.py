@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from alexnet_keras.data import tiny_imagenet
 from alexnet_keras.data.drawn_flowers import SPECIES, drawn_flowers
 from alexnet_keras.data.examples import Examples
-from alexnet_keras.data.folders import read_folder, read_tree
+from alexnet_keras.data.folders import read_folder
+from alexnet_keras.data.layouts import read_layout
 from alexnet_keras.data.records import is_record_folder, read_records
 from alexnet_keras.data.tfds_source import SOURCES, Unavailable, read_tfds
+from alexnet_keras.errors import UserError
 
 DATASETS = ("auto", "drawn_flowers", *sorted(SOURCES))
 
@@ -32,9 +35,9 @@ def load_examples(
         dataset: a name of `DATASETS`, or any other of TFDS that is prepared (`read_tfds`);
             `"auto"` takes tf_flowers where it is prepared or can be downloaded, and drawn_flowers
             otherwise, which `say` is told with the reason.
-        data_dir: takes the place of `dataset`: class folders, parts of class folders (`read_tree`)
-            or TFRecords that `convert` wrote. Of two further parts, `val` is the early-stopping
-            part and `test` the validation part.
+        data_dir: takes the place of `dataset`: class folders, parts of class folders or Tiny
+            ImageNet (`read_layout`), or TFRecords that `convert` wrote. Of two further parts, `val`
+            is the early-stopping part and `test` the validation part.
         val_dir: class folders of the validation part; of `data_dir` only the training part is
             taken then.
         say: receives one sentence about a choice made.
@@ -46,6 +49,11 @@ def load_examples(
         return _from_folder(Path(data_dir), val_dir)
     if dataset == "drawn_flowers":
         return _drawn()
+    if dataset == tiny_imagenet.NAME:
+        raise UserError(
+            "Tiny ImageNet is read from its folder and not downloaded; unpack "
+            f"{tiny_imagenet.SOURCE} (248 MB) and give --data-dir tiny-imagenet-200."
+        )
     if dataset == "auto":
         try:
             return read_tfds("tf_flowers", say)
@@ -56,7 +64,7 @@ def load_examples(
 
 
 def _from_folder(data_dir: Path, val_dir: str | Path | None) -> Parts:
-    parts = read_records(data_dir) if is_record_folder(data_dir) else read_tree(data_dir)
+    parts = read_records(data_dir) if is_record_folder(data_dir) else read_layout(data_dir)
     training = parts["train"]
     if val_dir is not None:
         return training, None, read_folder(val_dir, training.class_names)
