@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 
 # Written out, because the tables they stand for live beside TensorFlow; a test compares them.
 DATASETS = ("auto", "drawn_flowers", "oxford_flowers102", "tf_flowers")
-VARIANTS = ("alexnet", "torchvision", "paper", "release", "caffe", "caffenet")
+VARIANTS = ("alexnet", "torchvision", "paper", "release", "caffe", "caffenet", "modern")
 AUGMENTATIONS = ("alexnet2012", "inception")
 STRATEGIES = ("auto", "none", "mirrored")
 HEADS = ("auto", "fc", "pooled")
@@ -50,21 +50,20 @@ class CommonOptions:
     export_dir: Path
     allow_bad: bool
 
-    @property
-    def weights_source(self) -> str | None:
-        """Published weights by name, or the path of a file; `None` for random weights."""
-        return None if self.weights in ("auto", "none") else self.weights
+    def with_weights(self, source: str | None) -> Self:
+        """The same with the weights that `auto` turned out to be; `None` for random ones."""
+        return replace(self, weights=source or "none")
 
     @property
-    def why_random(self) -> str | None:
-        """The sentence to show where the user did not choose random weights but gets them."""
-        if self.weights != "auto":
-            return None
-        return (
-            "--weights auto means none in this version: the net starts from random weights. Give "
-            "--weights imagenet, or a weights file with --weights PATH, to fine-tune pretrained "
-            "ones."
-        )
+    def weights_source(self) -> str | None:
+        """Weights by name, or the path of a file; `None` for random weights.
+
+        Raises:
+            ValueError: it is still open what `auto` is.
+        """
+        if self.weights == "auto":
+            raise ValueError("weights='auto' is not resolved; see with_weights().")
+        return None if self.weights == "none" else self.weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,11 @@ class FineTuneOptions(CommonOptions):
     learning_rate: float | None
 
     def resolved(self) -> FineTuneOptions:
-        """The same with every default that depends on the weights filled in."""
+        """The same with every default that depends on the weights filled in.
+
+        Raises:
+            ValueError: as `weights_source`.
+        """
         which = 1 if self.weights_source is None else 0
         return replace(
             self,
@@ -147,9 +150,11 @@ _COMMON = [
     click.option(
         "--weights",
         default="auto",
-        metavar="auto|none|imagenet|PATH",
-        help="Pretrained weights: the published ones of the variant, the path of a weights file, "
-        "or none for random ones; auto means none in this version.",
+        metavar="auto|none|starter|imagenet|PATH",
+        help="Pretrained weights: those that come with the package, ImageNet's of the variant, the "
+        "path of a weights file, or none for random ones; auto takes ImageNet's where they are in "
+        "Keras's cache or can be downloaded, else the starter weights that come with the package, "
+        "and says which.",
     ),
     _VARIANT,
     click.option(

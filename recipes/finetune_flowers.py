@@ -4,7 +4,7 @@ Layers without pretrained weights are trained first, then convolutions with them
 a report page and a SavedModel for TensorFlow Serving.
 
 \b
-python recipes/finetune_flowers.py
+python recipes/finetune_flowers.py --dataset drawn_flowers --weights none
     drawn flowers from random weights: about 90% in 5 minutes on 2 cores
 python recipes/finetune_flowers.py --data-dir DIR --weights TRUNK.npz
     flower photographs, ImageNet's convolutions: about 89% in 11 minutes
@@ -21,9 +21,14 @@ def main(options: FineTuneOptions) -> None:
     from alexnet_keras.data import AUGMENTATIONS, prepare_splits
     from alexnet_keras.evaluation import evaluate
     from alexnet_keras.runs import Run, check_writable
+    from alexnet_keras.weights import automatic_weights
 
     run = Run(options.recipe, options.output)
     check_writable(options.export_dir, "--export-dir")
+    if options.weights == "auto":
+        source, sentence = automatic_weights(options.variant)
+        run.note(sentence)
+        options = options.with_weights(source)
     options = options.resolved()
     strategy = training.choose_strategy(options.strategy, options.batch_size)
 
@@ -47,7 +52,7 @@ def main(options: FineTuneOptions) -> None:
             image_size=options.image_size,
             head=options.head,
         )
-        run.note(options.why_random or f"Weights {options.weights}: {loaded}.")
+        run.note(f"Weights {options.weights}: {loaded}.")
         run.note(f"The head is {transfer.HEADS[head]}.")
         phases = transfer.plan_phases(
             model,
@@ -93,9 +98,7 @@ def main(options: FineTuneOptions) -> None:
 
     with run.phase("evaluation"):
         result = evaluate(model, splits.validation, batch_size=options.batch_size)
-        metrics = run.write_metrics(
-            splits, len(skipped), result, weights=options.weights_source or "none"
-        )
+        metrics = run.write_metrics(splits, len(skipped), result, weights=options.weights)
 
     with run.phase("report"):
         report = viewing.gather_report(

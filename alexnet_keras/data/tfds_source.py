@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +15,7 @@ from alexnet_keras.data.contents import Names
 from alexnet_keras.data.examples import Examples
 from alexnet_keras.data.records import RecordContents, RecordIndex, index_shards
 from alexnet_keras.errors import UserError
-
-#: seconds to wait for a dataset's host before calling it unreachable
-PROBE_SECONDS = 4.0
+from alexnet_keras.network import unreachable
 
 
 @dataclass(frozen=True)
@@ -197,28 +192,6 @@ def _read_into_memory(
 def _key(example: dict[str, Any], split: str, number: int) -> str:
     name = example.get("tfds_id", example.get("file_name"))
     return f"{split}/{number:06d}" if name is None else f"{split}/{name.decode()}"
-
-
-def unreachable(address: str, seconds: float = PROBE_SECONDS) -> str | None:
-    """Why `address` does not answer within `seconds`, or None if it does."""
-    outcome: list[str | None] = []
-
-    def probe() -> None:
-        try:
-            request = urllib.request.Request(address, method="HEAD")
-            with urllib.request.urlopen(request, timeout=seconds):
-                outcome.append(None)
-        except urllib.error.HTTPError as error:
-            # An answer all the same; some hosts refuse HEAD and serve GET.
-            outcome.append(None if error.code in (403, 405) else f"HTTP {error.code}")
-        except (OSError, ValueError) as error:
-            outcome.append(str(getattr(error, "reason", error)))
-
-    # A thread, because the look-up of a host's name obeys no timeout.
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(seconds + 1)
-    return outcome[0] if outcome else f"no answer within {seconds + 1:.0f} s"
 
 
 def _short(folder: str | Path) -> str:

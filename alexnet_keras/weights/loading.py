@@ -16,6 +16,8 @@ from alexnet_keras.weights.download import cached, fetch
 from alexnet_keras.weights.formats import read_weights
 from alexnet_keras.weights.preprocessing import PREPROCESSING
 from alexnet_keras.weights.published import PUBLISHED, imagenet_weights
+from alexnet_keras.weights.starter import NAME as STARTER
+from alexnet_keras.weights.starter import open_starter
 from alexnet_keras.weights.stored import StoredWeights
 
 
@@ -58,11 +60,12 @@ def published_keys(weights: str | Path, variant: str | None = None) -> tuple[str
 
 
 def open_weights(weights: str | Path, variant: str | None = None) -> StoredWeights:
-    """The tensors of a weights file, or of published weights, downloaded if need be.
+    """The tensors of a weights file, of published weights, downloaded if need be, or the starter's.
 
     Args:
-        weights: the path of a file; a key of `PUBLISHED`; or `"imagenet"`, which takes the
-            published weights of `variant`.
+        weights: the path of a file; a key of `PUBLISHED`; `"imagenet"`, which takes the published
+            weights of `variant`; or `"starter"`, those that come with the package. A file that is
+            called so is given as `./starter`.
         variant: what `"imagenet"` chooses by; `None` stands for `"torchvision"`.
 
     Raises:
@@ -70,6 +73,8 @@ def open_weights(weights: str | Path, variant: str | None = None) -> StoredWeigh
     """
     if keys := published_keys(weights, variant):
         return _published(keys)
+    if weights == STARTER:
+        return open_starter()
     stored = read_weights(Path(weights).expanduser())
     if stored.preprocessing not in (None, *PREPROCESSING):
         raise UserError(

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import functools
-import http.server
 import shutil
-import socket
-import threading
 import time
 
 import numpy as np
@@ -20,7 +17,7 @@ from alexnet_keras.data import (
     screen,
     tfds_source,
 )
-from alexnet_keras.data.tfds_source import Unavailable, read_tfds, unreachable
+from alexnet_keras.data.tfds_source import Unavailable, read_tfds
 
 
 def jpeg(seed):
@@ -244,31 +241,3 @@ def test_a_dataset_without_a_part_to_measure_on_has_none(here):
 def test_drawn_flowers_can_be_trained_on_from_scratch(few_drawn):
     training, _, validation = load_examples("drawn_flowers")
     assert (len(training), len(validation)) == (15, 10)
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    status = 200
-
-    def do_HEAD(self):
-        self.send_response(self.status)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.mark.parametrize(("status", "reason"), [(200, None), (403, None), (404, "HTTP 404")])
-def test_a_host_that_answers_is_reachable(status, reason):
-    handler = type("Handler", (Answer,), {"status": status})
-    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        assert unreachable(f"http://127.0.0.1:{server.server_port}/x", 2) == reason
-
-
-def test_a_host_that_is_silent_is_given_up_in_time():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = time.monotonic()
-        port = silent.getsockname()[1]
-        assert unreachable(f"http://127.0.0.1:{port}/", seconds=0.5) is not None
-        assert time.monotonic() - began < 5
-    assert "refused" in unreachable(f"http://127.0.0.1:{port}/", seconds=2)

@@ -28,17 +28,16 @@ def test_defaults_depend_on_the_recipe_and_the_weights():
     _, (options,) = invoke([])
     assert (options.dataset, options.weights, options.seed) == ("auto", "auto", 0)
     assert options.export_dir == Path("saved_models/some_recipe")
-    random, pretrained = options.resolved(), invoke(["--weights", "x.npz"])[1][0].resolved()
+    with pytest.raises(ValueError, match="'auto' is not resolved"):
+        options.resolved()
+    random = options.with_weights(None).resolved()
+    pretrained = options.with_weights("x.npz").resolved()
     assert (random.batch_size, pretrained.batch_size) == (32, 64)
-    assert random.weights_source is None
-    assert pretrained.weights_source == "x.npz"
-    assert invoke(["--epochs", "0"])[1][0].resolved().epochs == 0
-    assert invoke(["--unfreeze-from", "none"])[1][0].resolved().unfreeze_from is None
-
-
-def test_automatic_weights_say_that_they_are_random():
-    assert "--weights PATH" in invoke([])[1][0].why_random
-    assert invoke(["--weights", "none"])[1][0].why_random is None
+    assert (random.weights, random.weights_source) == ("none", None)
+    assert (pretrained.weights, pretrained.weights_source) == ("x.npz", "x.npz")
+    plain = ["--weights", "none"]
+    assert invoke([*plain, "--epochs", "0"])[1][0].resolved().epochs == 0
+    assert invoke([*plain, "--unfreeze-from", "none"])[1][0].resolved().unfreeze_from is None
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
-import alexnet_keras  # noqa: F401  (registers the layers that saved models hold)
 import finetune_flowers
+from alexnet_keras import AlexNet
+from alexnet_keras.weights import automatic, starter
 
 SMALL = ["--image-size", "64", "--epochs", "1", "--head-epochs", "3", "--views", "1"]
 
@@ -160,30 +161,59 @@ def test_the_exported_model_answers_as_the_saved_one(finished, photographs):
 def test_a_finished_run_is_not_overwritten(finished, repository, photographs):
     folder, _ = finished
     before = (folder / "out" / "metrics.json").read_bytes()
-    done = recipe(repository, folder, "--data-dir", photographs, "--output", "out", *SMALL, code=2)
+    options = ["--data-dir", photographs, "--weights", "none", "--output", "out"]
+    done = recipe(repository, folder, *options, *SMALL, code=2)
     assert "out holds the metrics.json of an earlier run" in done.stderr
     assert (folder / "out" / "metrics.json").read_bytes() == before
 
 
-def test_from_random_weights_on_two_devices(photographs, tmp_path, monkeypatch):
+def test_automatic_weights_are_random_where_there_are_none_on_two_devices(
+    photographs, tmp_path, monkeypatch
+):
     # In this process, which has two virtual CPUs.
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(automatic, "unreachable", lambda address: "no route")
+    monkeypatch.setattr(starter, "PATH", tmp_path / "starter.npz")
     options = ["--data-dir", photographs, "--strategy", "mirrored", "--output", "out"]
     done = CliRunner().invoke(finetune_flowers.main, [*SMALL, *map(str, options)])
     assert done.exit_code == 0, done.output
-    assert "starts from random weights" in done.output
+    assert "(no route)" in done.output and "starts from random weights" in done.output
     assert "Training on 2 devices" in done.output
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["weights"] == "none"
+    assert recorded_weights(tmp_path / "out") == "none"
+
+
+def test_automatic_weights_are_the_starters_where_imagenets_are_out_of_reach(
+    photographs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(automatic, "unreachable", lambda address: "no route")
+    monkeypatch.setattr(starter, "PATH", tmp_path / "starter.npz")
+    trained = AlexNet(variant=starter.VARIANT, include_top=False)
+    monkeypatch.setattr(starter, "SHA256", starter.write_starter(trained, starter.PATH))
+    options = ["--data-dir", photographs, "--output", "out"]
+    done = CliRunner().invoke(finetune_flowers.main, [*SMALL, *map(str, options)])
+    assert done.exit_code == 0, done.output
+    assert "(no route); taking the starter weights" in done.output
+    assert recorded_weights(tmp_path / "out") == "starter"
+
+
+def recorded_weights(folder):
+    """The weights that a run's metrics and its configuration name alike."""
+    config = json.loads((folder / "config.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert config["options"]["weights"] == metrics["weights"]
+    return metrics["weights"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data-dir", "nowhere"], ["no folder nowhere"]),
+        (["--data-dir", "nowhere", "--weights", "none"], ["no folder nowhere"]),
         (["--weights", "nowhere.npz", "--data-dir", "{photos}"], ["no weights file nowhere.npz"]),
-        (["--data-dir", "{photos}", "--output", "file/out"], ["file/out", "--output"]),
-        (["--data-dir", "{photos}", "--export-dir", "file/x"], ["file/x", "--export-dir"]),
+        (["--weights", "none", "--output", "file/out"], ["file/out", "--output"]),
+        (["--weights", "none", "--export-dir", "file/x"], ["file/x", "--export-dir"]),
         (
             ["--data-dir", "{photos}", "--weights", "{trunk}", "--variant", "alexnet"],
             ["do not fit the variant 'alexnet'", "'torchvision'"],
