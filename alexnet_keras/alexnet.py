@@ -52,10 +52,13 @@ def AlexNet(
     connected layers contain their activation where it follows them directly; elsewhere it is a
     layer of its own (`relu1`). The two towers of `"paper"` and `"release"` have layers of their
     own, `conv1a` and `conv1b` and so on, as in the 2012 source; `pool2` and `pool5` join them.
-    Weights and activations are channels-last.
+    `"modern"` has no `fc6` and `fc7` but an average over positions, no `pool2` and `pool5` but
+    strided convolutions, and residual blocks, whose layers are called `conv2_1`, `conv2_2` and so
+    on. Weights and activations are channels-last.
 
     Args:
-        include_top: whether to put `fc6`, `fc7` and the classifier `fc8` on `pool5`.
+        include_top: whether to put `fc6`, `fc7` and the classifier `fc8` on `pool5`; in `"modern"`
+            an average and `fc8` on `conv5`.
         weights: `None` (random, as published); `"imagenet"`, the published weights of the variant,
             downloaded to Keras's cache if need be; a key of `weights.PUBLISHED`; or the path of a
             weights file: PyTorch `.pth`, `.caffemodel`, `.onnx`, `.npy`, `.npz`, `.weights.h5` or
@@ -64,8 +67,10 @@ def AlexNet(
             preprocessing layer; then the model's own preprocessing is the caller's matter, and
             `model.preprocessing` is not set.
         input_shape: `(height, width, channels)`, by default the variant's published size,
-            `(224, 224, 3)` or `(227, 227, 3)`. Without the top, height and width may be `None`.
-            `VARIANTS[variant].smallest_input()` is the smallest side, 52 to 64 px.
+            `(224, 224, 3)` or `(227, 227, 3)`. Without the top, and in `"modern"`, height and width
+            may be `None`.
+            `VARIANTS[variant].smallest_input()` is the smallest side, 52 to 64 px, 5 px for
+            `"modern"`.
         pooling: without the top: `None` (pool5's 4-D output), `"avg"` or `"max"` over positions.
         classes: number of classes of `fc8`.
         classifier_activation: activation of `fc8`; `None` returns logits.
@@ -127,6 +132,11 @@ def AlexNet(
         width=width,
         residual=residual,
     )
+    if dropout is not None and row.head != "fc":
+        raise UserError(
+            f"dropout={dropout} belongs to fc6 and fc7, which the variant {variant!r} does not "
+            "have; leave it out."
+        )
     model = build(
         row,
         include_top=include_top,
@@ -240,25 +250,28 @@ def build(
     x = inputs
     if row.conv1_padding != ((0, 0), (0, 0)):
         x = layers.ZeroPadding2D(row.conv1_padding, name="conv1_pad")(x)
-    maps = [tower.block(1, x) for tower in towers]
-    maps = [tower.block(2, x) for tower, x in zip(towers, maps, strict=True)]
+    maps = [tower.stage(1, x) for tower in towers]
+    maps = [tower.stage(2, x) for tower, x in zip(towers, maps, strict=True)]
     pool2 = joined("pool2", maps)
-    maps = [tower.convolution(3, pool2) for tower in towers]
-    maps = [tower.convolution(4, x) for tower, x in zip(towers, maps, strict=True)]
-    maps = [tower.block(5, x) for tower, x in zip(towers, maps, strict=True)]
+    maps = [tower.stage(3, pool2) for tower in towers]
+    maps = [tower.stage(4, x) for tower, x in zip(towers, maps, strict=True)]
+    maps = [tower.stage(5, x) for tower, x in zip(towers, maps, strict=True)]
     x = joined("pool5", maps)
 
     if include_top:
-        x = layers.Flatten(name="flatten")(x)
-        x = joined("join6", [tower.hidden(6, x) for tower in towers])
-        x = joined("join7", [tower.hidden(7, x) for tower in towers])
+        if row.head == "average":
+            x = layers.GlobalAveragePooling2D(name="average")(x)
+        else:
+            x = layers.Flatten(name="flatten")(x)
+            x = joined("join6", [tower.hidden(6, x) for tower in towers])
+            x = joined("join7", [tower.hidden(7, x) for tower in towers])
         x = layers.Dense(
             classes,
             # float32 under every policy: a softmax in half precision loses small probabilities.
             dtype="float32",
             activation=classifier_activation,
             name="fc8",
-            **initializers(row, "fc8", fan_in=row.hidden_units[1]),
+            **initializers(row, "fc8", fan_in=x.shape[-1]),
         )(x)
     elif pooling == "avg":
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -299,7 +312,7 @@ def _input(
             f"AlexNet needs inputs of at least {smallest}x{smallest} px; received "
             f"{shape[0]}x{shape[1]}."
         )
-    if include_top and len(sides) < 2:
+    if include_top and row.head == "fc" and len(sides) < 2:
         raise UserError(
             f"The fully connected layers need a fixed height and width; received {shape}. Give "
             "them or include_top=False."

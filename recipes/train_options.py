@@ -85,6 +85,13 @@ _OPTIONS = [
         help="auto is the variant's own.",
     ),
     click.option(
+        "--residual",
+        type=click.Choice(("auto", "yes", "no")),
+        default="auto",
+        help="Whether the inputs of conv4 and conv5 are added to their outputs; auto is the "
+        "variant's own.",
+    ),
+    click.option(
         "--width",
         type=click.FloatRange(0, 16, min_open=True),
         default=1.0,
@@ -98,8 +105,20 @@ _OPTIONS = [
     ),
     click.option(
         "--image-size",
-        type=click.IntRange(52, 1024),
-        help="Side of the square input in pixels.  [default: the published 224 or 227]",
+        type=click.IntRange(32, 1024),
+        help="Side of the square input in pixels.  [default: the published 224 or 227; 64 with "
+        "modern]",
+    ),
+    click.option(
+        "--first-view-size",
+        type=click.IntRange(32, 1024),
+        help="Side of the training views at first, from which they grow over two thirds of the "
+        "run (progressive resizing); with modern only.  [default: --last-view-size]",
+    ),
+    click.option(
+        "--last-view-size",
+        type=click.IntRange(32, 1024),
+        help="Side of the training views at last; with modern only.  [default: --image-size]",
     ),
     click.option(
         "--batch-size",

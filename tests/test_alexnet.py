@@ -18,7 +18,7 @@ from alexnet_keras import AlexNet, ClassicDropout, UserError
 from alexnet_keras.alexnet import build
 from alexnet_keras.variants import KERNEL_SIZES, VARIANTS, with_options
 from alexnet_keras.weights import load_tensors
-from numpy_alexnet import forward, softmax
+from numpy_alexnet import forward, forward_modern, softmax
 
 # Worked out from the published shapes: kernels times channels plus biases.
 GROUPED = 60_965_224
@@ -31,6 +31,8 @@ PARAMETERS = {
     "caffenet": GROUPED,
 }
 TOWERS = ("paper", "release")
+#: the published and common forms, whose kernels, strides and top are AlexNet's
+PUBLISHED = tuple(PARAMETERS)
 
 
 @functools.cache
@@ -53,7 +55,7 @@ def by_hand(filters, seen):
     return convolutions + sum(i * o + o for i, o in zip(units, units[1:], strict=False))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(variant):
     assert published(variant).count_params() == PARAMETERS[variant]
     filters = VARIANTS[variant].filters
@@ -64,7 +66,7 @@ def test_parameter_counts_are_the_published_ones(variant):
     assert by_hand(filters, seen) == PARAMETERS[variant]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_activations_have_the_published_shapes_and_names(variant):
     model = published(variant)
     side = 227 if variant in ("caffe", "caffenet") else 224
@@ -112,7 +114,7 @@ def random_tensors(row, side, classes=7):
     return tensors
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 @pytest.mark.parametrize("side", [67, 96])
 def test_outputs_equal_a_float64_forward_pass(variant, side):
     row = small(variant)
@@ -131,11 +133,11 @@ def test_outputs_equal_a_float64_forward_pass(variant, side):
     np.testing.assert_allclose(given, expected, rtol=2e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_each_deviation_of_a_row_tells_in_its_outputs(variant):
     """Else the test above would not see a net built as another row."""
     side, answers = 67, {}
-    for name in VARIANTS:
+    for name in PUBLISHED:
         row = small(name)
         if row.kernel_shapes() != small(variant).kernel_shapes():
             continue
@@ -220,7 +222,7 @@ def layers_of(model, kind):
     return [layer for layer in model.layers if isinstance(layer, kind)]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_batch_normalization_stands_behind_all_convolutions_and_lrn_nowhere(variant):
     model = AlexNet(variant=variant, normalization="batch", **OPTIONS)
     towers = 2 if variant in TOWERS else 1
@@ -238,7 +240,7 @@ def test_batch_normalization_stands_behind_all_convolutions_and_lrn_nowhere(vari
     assert np.isfinite(model(images, training=True)).all()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_normalization_can_be_left_out_or_put_in(variant):
     without = AlexNet(variant=variant, normalization=None, **OPTIONS)
     assert not [layer for layer in without.layers if "norm" in layer.name]
@@ -246,7 +248,7 @@ def test_normalization_can_be_left_out_or_put_in(variant):
     assert [layer for layer in with_lrn.layers if layer.name.startswith("norm1")]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_pools_without_overlap_give_the_same_sizes(variant):
     # Paper, section 3.4: "which produces output of equivalent dimensions".
     model = AlexNet(variant=variant, overlapping_pooling=False, width=0.05)
@@ -256,7 +258,7 @@ def test_pools_without_overlap_give_the_same_sizes(variant):
         assert layer.output.shape[:3] == published(variant).get_layer(layer.name).output.shape[:3]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_a_residual_net_adds_the_inputs_of_conv4_and_conv5_before_the_activation(variant):
     model = AlexNet(variant=variant, residual=True, include_top=False, **OPTIONS)
     plain = AlexNet(variant=variant, include_top=False, **OPTIONS)
@@ -273,7 +275,7 @@ def test_a_residual_net_adds_the_inputs_of_conv4_and_conv5_before_the_activation
     assert model.count_params() == plain.count_params() + extra > plain.count_params()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 def test_width_dropout_and_activation_reach_every_layer(variant):
     model = AlexNet(variant=variant, activation="tanh", dropout=0.2, **{**OPTIONS, "width": 0.5})
     towers = 2 if variant in TOWERS else 1
@@ -287,7 +289,7 @@ def test_width_dropout_and_activation_reach_every_layer(variant):
 
 
 def test_2012_drops_without_scaling_and_the_others_scale_in_training():
-    for variant in VARIANTS:
+    for variant in PUBLISHED:
         kinds = {
             type(layer)
             for layer in layers_of(AlexNet(variant=variant, **OPTIONS), keras.layers.Dropout)
@@ -297,7 +299,7 @@ def test_2012_drops_without_scaling_and_the_others_scale_in_training():
 
 def test_torchvision_drops_inputs_and_the_others_outputs():
     # torchvision/models/alexnet.py: Dropout, Linear, ReLU; paper, section 4.2: hidden outputs.
-    for variant in VARIANTS:
+    for variant in PUBLISHED:
         names = [layer.name for layer in AlexNet(variant=variant, **OPTIONS).layers]
         letter = "a" if variant in TOWERS else ""
         before = names.index(f"drop6{letter}") < names.index(f"fc6{letter}")
@@ -311,7 +313,7 @@ def test_devices_may_be_written_in_every_way_that_tensorflow_does(given):
     assert model.get_layer("conv1b").kernel.value.device.endswith("CPU:1")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", PUBLISHED)
 @pytest.mark.parametrize("overlapping", [True, False])
 def test_the_smallest_input_is_told_and_works(variant, overlapping):
     options = {"variant": variant, "overlapping_pooling": overlapping, "width": 0.05}
@@ -321,6 +323,53 @@ def test_the_smallest_input_is_told_and_works(variant, overlapping):
     assert model.get_layer("pool5").output.shape[1:3] == (1, 1)
     with pytest.raises(UserError, match=f"at least {side}x{side} px"):
         AlexNet(input_shape=(side - 1, 80, 3), include_top=False, **options)
+
+
+def test_the_modern_net_has_five_convolutions_an_average_and_the_parameters_worked_out_by_hand():
+    assert set(VARIANTS) == {*PUBLISHED, "modern"}
+    model = AlexNet(variant="modern", classes=200)
+    shapes = {layer.name: layer.output.shape[1:] for layer in model.layers}
+    assert model.input_shape == (None, 64, 64, 3)
+    expected = {"conv1": (32, 32, 48), "pool1": (15, 15, 48), "conv2": (15, 15, 128)}
+    expected |= {"pool2": (7, 7, 128), "conv3": (7, 7, 256), "conv4": (7, 7, 256)}
+    expected |= {"conv5": (7, 7, 256), "average": (256,), "fc8": (200,)}
+    assert {name: shapes[name] for name in expected} == expected
+    kernels = 25 * 3 * 48 + 9 * (48 * 128 + 128 * 256 + 256 * 256 + 256 * 256)
+    normalization = 4 * (48 + 128 + 3 * 256)
+    assert model.count_params() == kernels + normalization + 256 * 200 + 200
+
+
+@pytest.mark.parametrize("side", [33, 64])
+def test_the_modern_net_equals_a_float64_forward_pass(side):
+    row = small("modern")
+    model = build(row, input_shape=(side, side, 3), classes=7)
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            value = rng.normal(0, 0.3, variable.shape).astype(np.float32)
+            if variable.name in ("gamma", "moving_variance"):
+                value = 0.5 + np.abs(value)
+            tensors[f"{layer.name}/{variable.name}"] = value
+    load_tensors(model, tensors, "the test")
+    image = rng.normal(0, 1, (side, side, 3)).astype(np.float32)
+    given = model.predict(image[None], verbose=0)[0]
+    assert np.ptp(given) > 0.01
+    np.testing.assert_allclose(given, softmax(forward_modern(tensors, image)), rtol=2e-4, atol=1e-6)
+
+
+def test_the_modern_net_takes_any_size_with_its_top_too():
+    model = AlexNet(variant="modern", classes=3, width=0.1, input_shape=(None, None, 3))
+    for shape in ((1, 13, 13, 3), (1, 40, 56, 3)):
+        assert model(np.zeros(shape, np.float32)).shape == (1, 3)
+    assert VARIANTS["modern"].smallest_input() == 13
+    with pytest.raises(UserError, match="at least 13x13 px"):
+        AlexNet(variant="modern", input_shape=(12, 80, 3))
+
+
+def test_the_modern_net_has_no_hidden_layers_to_drop_from():
+    with pytest.raises(UserError, match="dropout=0.3 belongs to fc6 and fc7.*'modern'"):
+        AlexNet(variant="modern", dropout=0.3)
 
 
 @pytest.mark.parametrize("variant", TOWERS)

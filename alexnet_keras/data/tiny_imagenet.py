@@ -2,8 +2,8 @@
 
 `tiny-imagenet-200` holds `wnids.txt` (a WordNet id a line), `words.txt` (ids and their names),
 `train/<id>/images/` with 500 images a class, `val/images/` with 10,000 whose classes are in
-`val/val_annotations.txt`, and `test/images/` without labels. It was made for Stanford's course CS231n
-(http://cs231n.stanford.edu/tiny-imagenet-200.zip, 248 MB); nothing here downloads it.
+`val/val_annotations.txt`, and `test/images/` without labels. It was made for Stanford's course
+CS231n (http://cs231n.stanford.edu/tiny-imagenet-200.zip, 248 MB); nothing here downloads it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import keras
 from alexnet_keras.data import AUGMENTATIONS, Augmentation, Mixing, published_augmentation
 from alexnet_keras.data.stream import steps_in_epoch
 from alexnet_keras.errors import UserError
-from alexnet_keras.training.net import build_net
+from alexnet_keras.training.net import build_net, check_sizes
 from alexnet_keras.training.optimization import Optimization, build_optimization
 from alexnet_keras.training.presets import PRESETS, Preset
 from alexnet_keras.weights import preprocessing_of
@@ -34,6 +34,9 @@ CHANGEABLE = (
 #: fields that do not decide which weights come out, but for rounding
 FREE = ("checkpoint_seconds", "allow_bad")
 
+#: share of a run in which its training views grow, and by how many pixels at a time
+GROWING, SIZE_STEP = 2 / 3, 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -42,8 +45,14 @@ class Plan:
     Attributes:
         preset: a key of `PRESETS`.
         variant, normalization, width: of the net, as in `AlexNet`.
+        residual: "auto" is the variant's own; "yes" or "no".
         initialization: "published" or "he"; see `build_net`.
         image_size: side of the square input in pixels; None takes the variant's.
+        first_view_size, last_view_size: side in pixels of the training views in the first epoch,
+            from which they grow over two thirds of the run to the last (progressive resizing); None
+            takes `image_size` for the last, and the last for the first. Random crops show things
+            larger than evaluation does, so that a last below `image_size` costs less and may serve
+            better (arXiv:1906.06423). For nets whose head takes any size.
         batch_size: photographs a step, over all devices.
         epochs: passes over the training photographs.
         optimizer, schedule, learning_rate, weight_decay, warmup_epochs, scale_rate: as in
@@ -64,8 +73,11 @@ class Plan:
     variant: str | None = None
     normalization: str = "auto"
     width: float = 1.0
+    residual: str = "auto"
     initialization: str = "published"
     image_size: int | None = None
+    first_view_size: int | None = None
+    last_view_size: int | None = None
     batch_size: int | None = None
     epochs: int | None = None
     optimizer: str = "sgd"
@@ -98,6 +110,26 @@ class Plan:
             batch_size=self.batch_size or self.published.batch_size,
             epochs=self.epochs or round(self.published.epochs),
         )
+
+    def view_size(self, epoch: int, image_size: int) -> int:
+        """Side in pixels of the training views in epoch `epoch`, from 0, of a resolved plan.
+
+        Args:
+            image_size: the net's own.
+        """
+        last = self.last_view_size or image_size
+        first = self.first_view_size or last
+        share = min(epoch / (GROWING * self.epochs), 1.0)
+        if share == 1:
+            return last
+        # Each size costs a few seconds of tracing.
+        grown = first + share * (last - first)
+        return max(int(grown // SIZE_STEP) * SIZE_STEP, first)
+
+    def view_sizes(self, image_size: int) -> list[int]:
+        """All that `view_size` gives in the run's epochs, in their order."""
+        sizes = (self.view_size(epoch, image_size) for epoch in range(self.epochs))
+        return list(dict.fromkeys(sizes))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -135,10 +167,12 @@ def set_up(plan: Plan, classes: int, train_images: int) -> Parts:
             image_size=plan.image_size,
             normalization=None if plan.normalization == "none" else plan.normalization,
             width=plan.width,
+            residual={"auto": None, "yes": True, "no": False}[plan.residual],
             he=plan.initialization == "he",
         )
 
     model = net()
+    check_sizes(model, plan.view_sizes(model.input_shape[1]))
     average = None if plan.ema is None else net()
     steps = steps_in_epoch(train_images, plan.batch_size)
     rates = build_optimization(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from alexnet_keras.data.stream import Batch
 from alexnet_keras.training.dense_gradient import quicken_dense
+from alexnet_keras.training.net import at_size
 from alexnet_keras.training.randomness import KeyedDropout, step_seed
 
 #: what a step adds up over the examples of its batch
@@ -35,6 +37,7 @@ class TrainingStep:
             leaves them.
         average: a model like `model` that is to hold the exponential moving average of its weights.
         decay: that average's decay a step; early on it is (1 + step) / (10 + step), if smaller.
+        sizes: sides in pixels of the images to come, where they are not all the model's own.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TrainingStep:
         clip_norm: float | None = None,
         average: keras.Model | None = None,
         decay: float = 0.9999,
+        sizes: Sequence[int] = (),
     ) -> None:
         self._dropout = KeyedDropout(model)
         quicken_dense(model)
@@ -56,6 +60,8 @@ class TrainingStep:
         self._batch_size, self._seed = batch_size, seed
         self._label_smoothing, self._clip_norm = label_smoothing, clip_norm
         self._average, self._decay = average, decay
+        with strategy.scope():
+            self._at = {side: at_size(model, side) for side in (model.input_shape[1], *sizes)}
         self._compiled = tf.function(self._step, autograph=False)
 
     def __call__(self, step: int, batch: Any, stop: bool = False) -> dict[str, tf.Tensor]:
@@ -88,7 +94,8 @@ class TrainingStep:
         weights = batch["weights"]
         seen = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
         with self._dropout.using(masks), tf.GradientTape() as tape:
-            probabilities = self._model(batch["images"], training=True)
+            model = self._at[batch["images"].shape[1]]
+            probabilities = model(batch["images"], training=True)
             losses = keras.losses.categorical_crossentropy(
                 batch["labels"], probabilities, label_smoothing=self._label_smoothing
             )

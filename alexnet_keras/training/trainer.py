@@ -127,6 +127,7 @@ class Trainer:
         self._sums = dict.fromkeys(SUMS, 0.0)
         self._epoch_seconds = 0.0
         self._batches: Iterator[Any] | None = None
+        self._size: int | None = None
         self._watching = (
             None if photographs.watched is None else self._measurement(photographs.watched)
         )
@@ -144,6 +145,7 @@ class Trainer:
             clip_norm=plan.clip_norm,
             average=self.average,
             decay=plan.ema or 0.0,
+            sizes=plan.view_sizes(self.model.input_shape[1]),
         )
         if self.average is not None:
             for variable, value in zip(self.average.weights, self.model.weights, strict=True):
@@ -256,7 +258,10 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Steps to the end of the epoch that has begun."""
         end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        if self._batches is None:  # endless, and made once: that takes seconds
+        size = self._plan.view_size(len(self.rows), self.model.input_shape[1])
+        if size != self._size:
+            self._batches, self._size = None, size
+        if self._batches is None:  # endless, and made once a size: that takes seconds
             self._batches = iter(self._strategy.distribute_datasets_from_function(self._stream))
         for step in range(self.step, end):
             batch = next(self._batches)
@@ -273,7 +278,7 @@ class Trainer:
         return training_stream(
             self._photographs.train,
             self._augmentation,
-            image_size=self.model.input_shape[1],
+            image_size=self._size,
             share=Share.of(context, self._plan.batch_size),
             seed=self._plan.seed,
             first_step=self.step,

@@ -31,7 +31,7 @@ HIDDEN_UNITS = 512
 
 #: what may follow pool5, in words
 HEADS = {
-    "fc": "AlexNet's own, fc6 and fc7",
+    "fc": "the net's own (AlexNet's fc6 and fc7)",
     "pooled": "one hidden layer on averages of pool5, in place of fc6 and fc7, for which there are "
     "no weights (--head fc takes those all the same, fresh)",
 }
@@ -82,11 +82,11 @@ def build_classifier(
     stored = None if weights is None else open_weights(weights, variant)
     variant = choose_variant(variant, stored)
     row = variant_row(variant)
-    if stored is None:
+    if stored is None and row.initialization != "he":
         # The published initialization takes long to get going. It expects pixels about 0 in steps
         # of one level, He's expects unit variance.
         row = replace(row, initialization="he", preprocessing="torchvision")
-    elif stored.preprocessing is not None:
+    elif stored is not None and stored.preprocessing is not None:
         row = replace(row, preprocessing=stored.preprocessing)
     tensors = {} if stored is None else stored.tensors
     if head == "auto":

@@ -86,6 +86,13 @@ PREPROCESSING: dict[str, Preprocessing] = {
         resize_ratio=256 / 227,
         keep_aspect=False,
     ),
+    # Ours: torchvision's scale, and of an image that is small already no border is cut off.
+    "modern": Preprocessing(
+        name="modern",
+        mean=tuple(255 * m for m in _IMAGENET_MEAN),
+        std=tuple(255 * s for s in _IMAGENET_STD),
+        resize_ratio=1.0,
+    ),
 }
 
 

@@ -141,6 +141,37 @@ def forward(name, tensors, image):
     return found
 
 
+def forward_modern(tensors, image, epsilon=1e-3):
+    """Logits of the net "modern" in inference, as variants.py describes it."""
+
+    def named(name):
+        return tensors[name].astype(np.float64)
+
+    def normalize(n, x):
+        scale = named(f"norm{n}/gamma") / np.sqrt(named(f"norm{n}/moving_variance") + epsilon)
+        return (x - named(f"norm{n}/moving_mean")) * scale + named(f"norm{n}/beta")
+
+    x = image
+    for n in range(1, 6):
+        before = x
+        x = convolve(
+            x,
+            tensors[f"conv{n}/kernel"],
+            np.zeros(1),
+            stride=2 if n == 1 else 1,
+            padding=(2, 2) if n == 1 else (1, 1),
+        )
+        x = normalize(n, x)
+        if n in (4, 5):
+            if f"shortcut{n}/kernel" in tensors:
+                before = before @ named(f"shortcut{n}/kernel")[0, 0]
+            x = x + before
+        x = np.maximum(x, 0)
+        if n in (1, 2):
+            x = pool(x, ceil=False)
+    return x.mean(axis=(0, 1)) @ named("fc8/kernel") + named("fc8/bias")
+
+
 def softmax(logits):
     raised = np.exp(logits - logits.max())
     return raised / raised.sum()

@@ -161,3 +161,24 @@ def test_flags_of_the_cpu_are_read_as_linux_has_them(monkeypatch):
 
     monkeypatch.setattr("builtins.open", missing)
     assert net._cpu_flags() == set()
+
+
+def test_at_another_size_the_weights_are_the_same_ones():
+    model = build_net(3, variant="modern", image_size=64, width=0.1)
+    smaller = net.at_size(model, 40)
+    assert net.at_size(model, 64) is model
+    assert smaller.input_shape == (None, 40, 40, 3)
+    assert all(a is b for a, b in zip(smaller.weights, model.weights, strict=True))
+    alone = build_net(3, variant="modern", image_size=40, width=0.1)
+    alone.set_weights(model.get_weights())
+    pixels = PIXELS[:, :40, :40]
+    np.testing.assert_allclose(smaller(pixels), alone(pixels), atol=1e-6)
+    assert model(PIXELS).shape == (2, 3)
+
+
+def test_the_modern_nets_own_initialization_and_preprocessing_are_hes_already():
+    for he in (False, True):
+        model = build_net(3, variant="modern", width=0.5, he=he)
+        assert preprocessing_of(model) == PREPROCESSING["modern"]
+        kernel = kernels(model)["conv4"]
+        assert abs(kernel.std() / np.sqrt(2 / (9 * kernel.shape[2])) - 1) < 0.05

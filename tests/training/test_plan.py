@@ -51,6 +51,37 @@ def test_what_is_given_is_kept():
     assert (plan.variant, plan.batch_size, plan.epochs) == ("alexnet", 8, 2)
 
 
+def test_views_grow_over_two_thirds_of_a_run_in_steps_of_eight_pixels():
+    plan = Plan(epochs=12, first_view_size=32).resolved()
+    sizes = [plan.view_size(epoch, 64) for epoch in range(12)]
+    assert sizes == [32, 32, 40, 40, 48, 48, 56, 56, 64, 64, 64, 64]
+    assert plan.view_sizes(64) == [32, 40, 48, 56, 64]
+
+
+def test_views_end_at_their_own_size_and_stay_the_same_where_nothing_is_asked():
+    plan = Plan(epochs=6, first_view_size=36, last_view_size=52).resolved()
+    assert [plan.view_size(epoch, 64) for epoch in range(6)] == [36, 40, 40, 48, 52, 52]
+    assert Plan(epochs=6, last_view_size=52).resolved().view_sizes(64) == [52]
+    assert Plan(epochs=6).resolved().view_sizes(64) == [64]
+
+
+def test_what_cannot_grow_is_refused():
+    options = {"variant": "modern", "width": 0.1, "image_size": 64}
+    with pytest.raises(UserError, match="of 72 px cannot grow to 64 px"):
+        made(**options, first_view_size=72)
+    with pytest.raises(UserError, match="fc6 is made for images of 64 px .* on 56 px"):
+        made(variant="alexnet", last_view_size=56)
+
+
+def test_residual_connections_are_a_choice():
+    options = {"variant": "modern", "width": 0.1, "image_size": 64}
+    names = {
+        choice: {layer.name for layer in made(**options, residual=choice).model.layers}
+        for choice in ("auto", "yes", "no")
+    }
+    assert names["auto"] == names["yes"] == names["no"] | {"add4", "add5"}
+
+
 def test_alphas_become_mixtures():
     assert Plan(mixup=0.2, cutmix=0.5).mixing == Mixing(0.2, 0.5)
     with pytest.raises(UserError, match="cutmix=2"):

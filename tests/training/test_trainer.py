@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from alexnet_keras import UserError
 from alexnet_keras.data import Examples, TrainingParts, published_augmentation
 from alexnet_keras.training import PRESETS, History, Plan, Stopped, Trainer, build_optimization
 from alexnet_keras.training.plan import Parts
+from alexnet_keras.training.step import TrainingStep
 from alexnet_keras.viewing import Silent
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
 
@@ -40,12 +42,12 @@ PLAN = Plan(
 def quick_views():
     """Views that TensorFlow traces in no time; the real ones have tests of their own."""
 
-    def pixels(encoded):
+    def pixels(encoded, side=SIDE):
         image = tf.io.decode_jpeg(encoded, channels=3)
-        return tf.image.resize(image, [SIDE, SIDE])
+        return tf.image.resize(image, [side, side])
 
     def view(encoded, augmentation, image_size, seed):
-        return augmentation.recolor(pixels(encoded), tf.cast(seed, tf.int32))
+        return augmentation.recolor(pixels(encoded, image_size), tf.cast(seed, tf.int32))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet_keras.data.stream.augmented_view", view)
@@ -74,17 +76,23 @@ def photographs():
     return TrainingParts(examples("t", 0, COUNT), examples("w", 50, 10), examples("v", 80, 11))
 
 
-def net():
+def net(any_size=False):
     pixels = keras.Input((SIDE, SIDE, 3))
     x = InputPreprocessing.of(PREPROCESSING["torchvision"])(pixels)
-    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(x))
+    if any_size:
+        x = keras.layers.Conv2D(4, 3, strides=2, name="conv1")(x)
+        x = keras.layers.BatchNormalization(name="norm1")(x)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+    else:
+        x = keras.layers.Flatten()(keras.layers.AveragePooling2D(4)(x))
     x = keras.layers.Dropout(0.5)(keras.layers.Dense(12, "relu", name="fc6")(x))
     return keras.Model(pixels, keras.layers.Dense(3, "softmax", name="fc8")(x))
 
 
 def parts_of(plan, count=COUNT):
     keras.utils.set_random_seed(plan.seed)
-    model, average = net(), None if plan.ema is None else net()
+    any_size = plan.first_view_size is not None
+    model, average = net(any_size), None if plan.ema is None else net(any_size)
     rates = build_optimization(
         PRESETS[plan.preset],
         model.trainable_variables,
@@ -144,6 +152,51 @@ def test_a_whole_run_sees_each_epoch(whole):
     assert [float(row["loss"]) for row in written] == [row["loss"] for row in run.rows]
     assert all(0 <= row["accuracy"] <= row["top5"] == 1 for row in run.rows)
     assert [*folder.glob("tensorboard/*")]
+
+
+GROWING = replace(PLAN, first_view_size=8)
+
+
+@pytest.fixture(scope="module")
+def grown(photographs, tmp_path_factory):
+    with trainer(tmp_path_factory.mktemp("grown"), photographs, GROWING) as run:
+        run.train()
+        run.measure()
+        return final(run)
+
+
+def test_views_grow_and_are_measured_at_the_nets_size(photographs, tmp_path, monkeypatch):
+    sizes = []
+    step = TrainingStep.__call__
+
+    def seen(self, number, batch, stop=False):
+        sizes.append((number, batch["images"].shape[1]))
+        return step(self, number, batch, stop)
+
+    monkeypatch.setattr(TrainingStep, "__call__", seen)
+    with trainer(tmp_path, photographs, GROWING) as run:
+        before = [w.numpy() for w in run.model.weights]
+        run.train()
+        assert run.measure().answers.labels.shape == (11,)
+    assert sizes == [(n, 8) for n in range(6)] + [(n, 16) for n in range(6, 9)]
+    assert not any(
+        np.array_equal(w, b) for w, b in zip(run.model.weights, before, strict=True) if w.trainable
+    )
+
+
+@pytest.mark.parametrize("calls", [2, 6, 9, 12])
+def test_interrupted_while_views_grow_it_ends_the_same(calls, grown, photographs, tmp_path):
+    plan = replace(GROWING, checkpoint_seconds=1e-9)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        trainer(tmp_path, photographs, plan, display=Interrupting(calls)) as run,
+    ):
+        run.train()
+        run.measure()
+    with trainer(tmp_path, photographs, plan) as run:
+        run.train()
+        run.measure()
+    assert final(run) == grown
 
 
 @pytest.mark.parametrize("calls", [1, 4, 5, 7, 12, 17])
