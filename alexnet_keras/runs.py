@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from alexnet_keras.data import Examples, Splits
 from alexnet_keras.errors import UserError, is_full_disk
@@ -158,6 +160,24 @@ class Run:
             "seconds_total": self.seconds_total,
             "seconds": self.seconds,
         }
+
+    def write_predictions(self, examples: Examples, result: Answers) -> None:
+        """Writes `predictions.csv`, a row for each example that `result` answers, in its order.
+
+        Columns: the photograph's key, its true class, the predicted one with its probability
+        (0..1), and the place of the true class among all, from 1.
+        """
+        names = np.array(examples.class_names, object)
+        columns = (names[result.labels], names[result.predictions])
+        beside = self.folder / ".predictions.csv.part"
+        with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(("photograph", "truth", "prediction", "confidence", "rank"))
+            for key, truth, prediction, confidence, rank in zip(
+                examples.keys, *columns, result.confidence, result.ranks, strict=True
+            ):
+                writer.writerow((key, truth, prediction, f"{confidence:.4f}", rank))
+        beside.replace(self.folder / "predictions.csv")
 
     def save_model(self, model: keras.Model) -> None:
         """Writes `model.keras`, whole or not at all."""

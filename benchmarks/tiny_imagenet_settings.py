@@ -18,11 +18,10 @@ import csv
 import json
 import math
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "train_imagenet.py"
+from recipe_runs import link, run_recipe
+
 SEEDS = (0, 1, 2)
 #: of Student's t with two degrees of freedom, two-sided 95%
 T95 = 4.303
@@ -77,35 +76,17 @@ def main() -> None:
 
 def make_subset(folder: Path, subset: Path) -> None:
     """Links every fourth class: 450 images to `train`, 50 to `val`."""
-    if subset.exists():
-        return
-    beside = subset.with_name(f"{subset.name}.part")
+    images = {}
     for source in sorted((folder / "train").iterdir())[::4]:
-        images = sorted((source / "images").iterdir())
-        for number, image in enumerate(images):
-            part = beside / ("train" if number < 450 else "val") / source.name
-            part.mkdir(parents=True, exist_ok=True)
-            link = part / image.name
-            if not link.is_symlink():
-                link.symlink_to(image.resolve())
-    beside.rename(subset)
-
-
-def arguments(name: str) -> list[str]:
-    """The options of a setting on the command line."""
-    chosen = {key: value for key, value in (BASE | SETTINGS[name]).items() if value is not None}
-    return [part for key, value in chosen.items() for part in (f"--{key}", str(value))]
+        for number, image in enumerate(sorted((source / "images").iterdir())):
+            part = "train" if number < 450 else "val"
+            images[f"{part}/{source.name}/{image.name}"] = image
+    link(images, subset)
 
 
 def train(name: str, seed: int, subset: Path, work: Path) -> None:
-    run = run_folder(name, seed, work)
-    if (run / "metrics.json").exists():
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, RECIPE, "--data-dir", subset, *arguments(name), "--seed", seed]
-    command += ["--output", run, "--export-dir", work / "exported"]
-    with (run / "log.txt").open("a") as log:
-        subprocess.run([*map(str, command)], stdout=log, stderr=log, check=True)
+    options = {"data-dir": subset, **BASE, **SETTINGS[name], "seed": seed}
+    run_recipe("train_imagenet", options, run_folder(name, seed, work))
 
 
 def run_folder(name: str, seed: int, work: Path) -> Path:

@@ -99,6 +99,7 @@ def main(options: FineTuneOptions) -> None:
     with run.phase("evaluation"):
         result = evaluate(model, splits.validation, batch_size=options.batch_size)
         metrics = run.write_metrics(splits, len(skipped), result, weights=options.weights)
+        run.write_predictions(splits.validation, result)
 
     with run.phase("report"):
         report = viewing.gather_report(

@@ -73,6 +73,8 @@ def main(options: TrainOptions) -> int | None:
         return None
 
     with run.phase("report"):
+        measured = photographs.validation.select(centre.readable)
+        run.write_predictions(measured, centre.answers)
         metrics = {
             **run.metrics(
                 photographs.train,
@@ -92,7 +94,7 @@ def main(options: TrainOptions) -> int | None:
             title=f"AlexNet trained on {photographs.train.name}",
             trained_in=trained_in,
             train=photographs.train,
-            validation=photographs.validation.select(centre.readable),
+            validation=measured,
             augmentation=parts.augmentation,
             seed=plan.seed,
             result=centre.answers,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -77,19 +78,23 @@ def plan_phases(
     phases = [Phase("head", dict.fromkeys(names[first_fresh:], rate), head_epochs, optimizer)]
     if unfreeze_from is None or epochs == 0:
         return phases
-    # Both towers' layers of one number are of one age.
-    depths = list(dict.fromkeys(whole(name, names) for name in names))
-    unfrozen = whole(unfreeze_from, names)
+    depths = list(dict.fromkeys(_age(name, names) for name in names))
+    unfrozen = _age(unfreeze_from, names)
     if unfrozen not in depths:
         raise UserError(
             f"There is no layer {unfreeze_from!r} to unfreeze from; the layers of this net are "
             f"{', '.join(depths)}."
         )
-    new = depths.index(whole(names[first_fresh], names))
+    new = depths.index(_age(names[first_fresh], names))
     first = min(depths.index(unfrozen), new)
     rates = {}
     for name in names:
-        depth = depths.index(whole(name, names))
+        depth = depths.index(_age(name, names))
         if depth >= first:
             rates[name] = learning_rate * OLDER_SHARE ** max(new - depth, 0)
     return [*phases, Phase(f"fine-tune from {depths[first]}", rates, epochs, "sgd")]
+
+
+def _age(name: str, names: Sequence[str]) -> str:
+    """The layer that stands for all of one age: both towers' `conv4`, its norm, its shortcut."""
+    return re.sub("^(?:norm|shortcut)(?=[0-9])", "conv", whole(name, names))

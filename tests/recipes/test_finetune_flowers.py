@@ -85,6 +85,7 @@ def test_a_run_leaves_every_file_that_the_readme_names(finished):
     assert names == {
         "config.json",
         "metrics.json",
+        "predictions.csv",
         "history.csv",
         "tensorboard",
         "model.keras",
@@ -106,6 +107,20 @@ def test_metrics_count_every_photograph(finished):
     assert list(metrics["seconds"]) == phases
     assert sum(metrics["seconds"].values()) <= metrics["seconds_total"] + 0.1
     assert f"{metrics['val_top1']:.1%} of {metrics['val_images']}" in done.stdout
+
+
+def test_every_answer_is_written_down(finished):
+    folder, _ = finished
+    metrics = json.loads((folder / "out" / "metrics.json").read_text())
+    with (folder / "out" / "predictions.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert len(answers) == metrics["val_images"]
+    right = [row["truth"] == row["prediction"] for row in answers]
+    assert sum(right) / len(right) == pytest.approx(metrics["val_top1"])
+    for row, is_right in zip(answers, right, strict=True):
+        assert row["photograph"].startswith(f"{row['truth']}/")
+        assert (row["rank"] == "1") == is_right
+        assert 1 / 3 < float(row["confidence"]) <= 1
 
 
 def test_the_configuration_is_resolved(finished):

@@ -66,6 +66,12 @@ def test_a_run_leaves_what_it_says(whole):
     with open(output / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    with open(output / "predictions.csv", newline="") as file:
+        answers = [row["truth"] == row["prediction"] for row in csv.DictReader(file)]
+    assert (len(answers), sum(answers)) == (
+        metrics["val_images"],
+        round(metrics["val_top1"] * metrics["val_images"]),
+    )
     report = (output / "report.html").read_text()
     assert "AlexNet trained on photos" in report
     config = json.loads((output / "config.json").read_text())

@@ -7,6 +7,7 @@ import pytest
 from alexnet_keras.alexnet import VARIANTS, build
 from alexnet_keras.errors import UserError
 from alexnet_keras.transfer import plan_phases
+from alexnet_keras.transfer.plan import OLDER_SHARE
 
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 TOP = ("fc6", "fc7", "fc8")
@@ -88,3 +89,16 @@ def test_the_second_phase_can_be_left_out(model):
 def test_an_unknown_layer_is_named(model):
     with pytest.raises(UserError, match="'conv9'.* fc8"):
         plan(model, CONVOLUTIONS, unfreeze_from="conv9")
+
+
+def test_a_norm_is_as_old_as_its_convolution():
+    row = replace(VARIANTS["modern"], filters=(4, 4, 4, 4, 8))
+    model = build(row, input_shape=(64, 64, 3), classes=3)
+    trunk = [layer.name for layer in model.layers if layer.weights and layer.name != "fc8"]
+    assert "shortcut5" in trunk
+    _, second = plan_phases(
+        model, trunk, unfreeze_from="conv4", head_epochs=1, epochs=1, learning_rate=1.0
+    )
+    newest, older = OLDER_SHARE, OLDER_SHARE**2
+    expected = {"conv4": older, "norm4": older, "shortcut5": newest, "conv5": newest}
+    assert second.rates == pytest.approx(expected | {"norm5": newest, "fc8": 1.0})
