@@ -42,6 +42,7 @@ BASE = {
 #: what differs from the base; None takes an option away
 SETTINGS = {
     "base": {},
+    "no colour jitter": {"augmentation": "random_resized_crop"},
     "images of one size": {"first-view-size": None, "epochs": 4},
     "measured at 64 px": {"image-size": 64},
     "label smoothing .1": {"label-smoothing": 0.1},

@@ -19,7 +19,7 @@ import click
 # Written out, because the tables they stand for live beside TensorFlow; a test compares them.
 DATASETS = ("auto", "drawn_flowers", "oxford_flowers102", "tf_flowers")
 VARIANTS = ("alexnet", "torchvision", "paper", "release", "caffe", "caffenet", "modern")
-AUGMENTATIONS = ("alexnet2012", "inception")
+AUGMENTATIONS = ("alexnet2012", "inception", "random_resized_crop")
 STRATEGIES = ("auto", "none", "mirrored")
 HEADS = ("auto", "fc", "pooled")
 UNFREEZABLE = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "none")
@@ -212,7 +212,7 @@ _FINE_TUNE = [
         "--augmentation",
         type=click.Choice(AUGMENTATIONS),
         help="Random views for training: shifted crops and PCA colour noise as in 2012, or crops "
-        f"of random area and colour jitter.  {_either(AUGMENTATION)}",
+        f"of random area, with colour jitter (inception) or without.  {_either(AUGMENTATION)}",
     ),
     click.option(
         "--unfreeze-from",

@@ -164,10 +164,10 @@ _OPTIONS = [
     ),
     click.option(
         "--augmentation",
-        type=click.Choice(("published", "inception")),
+        type=click.Choice(("published", "inception", "random_resized_crop")),
         default="published",
         help="Random views: shifted crops of a 256 resize and the preset's colour noise, or crops "
-        "of random area and colour jitter.",
+        "of random area, with colour jitter (inception) or without.",
     ),
     click.option("--mixup", type=click.FloatRange(0), default=0.0, help="Alpha of mixup."),
     click.option("--cutmix", type=click.FloatRange(0, 1), default=0.0, help="Alpha of CutMix."),

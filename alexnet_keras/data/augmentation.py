@@ -162,6 +162,7 @@ def unchanged() -> Recolor:
 AUGMENTATIONS: dict[str, Callable[[], Augmentation]] = {
     "alexnet2012": lambda: Augmentation(shifted_crop(256 / 224), pca_noise()),
     "inception": lambda: Augmentation(area_crop(), color_jitter()),
+    "random_resized_crop": lambda: Augmentation(area_crop(), unchanged()),
 }
 
 

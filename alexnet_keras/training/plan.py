@@ -57,7 +57,7 @@ class Plan:
         epochs: passes over the training photographs.
         optimizer, schedule, learning_rate, weight_decay, warmup_epochs, scale_rate: as in
             `build_optimization`.
-        augmentation: "published" views with the preset's colour noise, or "inception".
+        augmentation: "published" views with the preset's colour noise, or a key of `AUGMENTATIONS`.
         mixup, cutmix: as in `data.Mixing`.
         label_smoothing: share of the target probability spread over all classes, 0..1.
         clip_norm: largest norm of the gradient; None leaves it.

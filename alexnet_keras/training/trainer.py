@@ -37,6 +37,7 @@ HISTORY_COLUMNS = (
     "stop_accuracy",
     "stop_top5",
     "learning_rate",
+    "view_size",
     "seconds",
 )
 
@@ -258,7 +259,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Steps to the end of the epoch that has begun."""
         end = (self.step // self.steps_per_epoch + 1) * self.steps_per_epoch
-        size = self._plan.view_size(len(self.rows), self.model.input_shape[1])
+        size = self._view_size(self.step // self.steps_per_epoch)
         if size != self._size:
             self._batches, self._size = None, size
         if self._batches is None:  # endless, and made once a size: that takes seconds
@@ -273,6 +274,10 @@ class Trainer:
             if asked:
                 self._save_and_stop()
             self._save_if_due()
+
+    def _view_size(self, epoch: int) -> int:
+        """Side in pixels of the training views in an epoch, from 0."""
+        return self._plan.view_size(epoch, self.model.input_shape[1])
 
     def _stream(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
         return training_stream(
@@ -345,6 +350,7 @@ class Trainer:
             "accuracy": self._sums["top1"] / seen,
             "top5": self._sums["top5"] / seen,
             "learning_rate": max(self._optimization.rates(self.step - 1).values()),
+            "view_size": self._view_size(epoch - 1),
         }
         if self._watching is not None:
             name = f"watched photographs, epoch {epoch}"

@@ -179,6 +179,7 @@ def test_views_grow_and_are_measured_at_the_nets_size(photographs, tmp_path, mon
         run.train()
         assert run.measure().answers.labels.shape == (11,)
     assert sizes == [(n, 8) for n in range(6)] + [(n, 16) for n in range(6, 9)]
+    assert [row["view_size"] for row in run.rows] == [8, 8, 16]
     assert not any(
         np.array_equal(w, b) for w, b in zip(run.model.weights, before, strict=True) if w.trainable
     )

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from alexnet_keras import AlexNet, UserError
-from alexnet_keras.variants import VARIANTS
 from alexnet_keras.weights import (
     PREPROCESSING,
     load_tensors,
@@ -135,10 +134,39 @@ def test_a_model_without_a_trunk_and_a_path_in_the_way_are_refused(tmp_path):
         write_starter(net(), tmp_path / "file" / "starter.npz")
 
 
-@pytest.mark.skipif(
-    starter.VARIANT not in VARIANTS or not starter.PATH.is_file(),
-    reason="the starter weights are not trained yet",
+shipped = pytest.mark.skipif(
+    not starter.PATH.is_file(), reason="the starter weights are not trained yet"
 )
+
+
+@shipped
+def test_the_shipped_file_is_the_one_whose_hash_is_known_and_small():
+    content = starter.PATH.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == starter.SHA256
+    assert len(content) <= 8_000_000
+
+
+@shipped
+def test_the_first_filters_have_structure_and_are_not_noise():
+    """Neighbours in a filter resemble each other more than when its values change places."""
+    kernel = open_starter().tensors["conv1/kernel"].astype(np.float64)
+
+    def likeness(filters):
+        filters = filters - filters.mean(axis=(0, 1), keepdims=True)
+        across = (filters[:, 1:] * filters[:, :-1]).sum() + (filters[1:] * filters[:-1]).sum()
+        return across / (filters**2).sum()
+
+    rng = np.random.default_rng(0)
+    flat = kernel.reshape(-1, *kernel.shape[2:])
+    shuffled = [likeness(rng.permuted(flat, axis=0).reshape(kernel.shape)) for _ in range(999)]
+    assert likeness(kernel) > max(shuffled)  # p < .001
+    # What colours are not told apart by chance: some filters weigh all three alike, others do not.
+    rows = np.moveaxis(kernel, 2, 0).reshape(3, -1, kernel.shape[3])
+    alike = [np.corrcoef(rows[..., n])[np.triu_indices(3, 1)].mean() for n in range(rows.shape[-1])]
+    assert max(alike) > 0.9
+
+
+@shipped
 def test_the_shipped_weights_fill_their_net():
     model = AlexNet(weights="starter", include_top=False)
     assert model.variant == starter.VARIANT
