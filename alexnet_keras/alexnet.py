@@ -52,12 +52,11 @@ def AlexNet(
     connected layers contain their activation where it follows them directly; elsewhere it is a
     layer of its own (`relu1`). The two towers of `"paper"` and `"release"` have layers of their
     own, `conv1a` and `conv1b` and so on, as in the 2012 source; `pool2` and `pool5` join them.
-    `"modern"` has no `fc6` and `fc7` but an average over positions, no `pool2` and `pool5` but
-    strided convolutions, and residual blocks, whose layers are called `conv2_1`, `conv2_2` and so
-    on. Weights and activations are channels-last.
+    `"modern"` has an average over positions in place of `pool5`, `fc6` and `fc7`. Weights and
+    activations are channels-last.
 
     Args:
-        include_top: whether to put `fc6`, `fc7` and the classifier `fc8` on `pool5`; in `"modern"`
+        include_top: whether to put `fc6`, `fc7` and the classifier `fc8` on `pool5`; in `"modern"`,
             an average and `fc8` on `conv5`.
         weights: `None` (random, as published); `"imagenet"`, the published weights of the variant,
             downloaded to Keras's cache if need be; a key of `weights.PUBLISHED`; or the path of a
@@ -67,10 +66,9 @@ def AlexNet(
             preprocessing layer; then the model's own preprocessing is the caller's matter, and
             `model.preprocessing` is not set.
         input_shape: `(height, width, channels)`, by default the variant's published size,
-            `(224, 224, 3)` or `(227, 227, 3)`. Without the top, and in `"modern"`, height and width
-            may be `None`.
-            `VARIANTS[variant].smallest_input()` is the smallest side, 52 to 64 px, 5 px for
-            `"modern"`.
+            `(224, 224, 3)`, `(227, 227, 3)` or `(64, 64, 3)`. Without the top, and in `"modern"`,
+            height and width may be `None`. `VARIANTS[variant].smallest_input()` is the smallest
+            side, 52 to 64 px, in `"modern"` 13 px.
         pooling: without the top: `None` (pool5's 4-D output), `"avg"` or `"max"` over positions.
         classes: number of classes of `fc8`.
         classifier_activation: activation of `fc8`; `None` returns logits.

@@ -18,7 +18,7 @@ from alexnet_keras.layers import (
 )
 from alexnet_keras.placement import check_devices, place
 from alexnet_keras.tower_names import SUFFIXES
-from alexnet_keras.variants import INITIALIZATIONS, Variant, block_names
+from alexnet_keras.variants import INITIALIZATIONS, Variant
 
 
 class Tower:
@@ -31,11 +31,20 @@ class Tower:
         self.row, self.suffix, self.device = row, suffix, device
 
     def stage(self, number: int, x: Any) -> Any:
-        """A convolution and all that follows it up to the next: its pool, its residual blocks."""
-        x = self._chain(number, x)
-        names = iter(block_names(number, self.row.blocks[number - 1]))
-        for first, second in zip(names, names, strict=True):
-            x = self._residual_block(first, second, x)
+        """A convolution and what follows it up to the next, as `Variant.order` says."""
+        row, inputs = self.row, x
+        steps = row.order_of(number).split()
+        if row.normalization == "batch":
+            # Not where the order has its "norm": behind all five convolutions.
+            steps = ["batch", *(step for step in steps if step not in ("norm", "spatial"))]
+        elif row.normalization is None:
+            steps = [step for step in steps if step not in ("norm", "spatial")]
+        if row.residual and number in (4, 5):
+            steps.insert(steps.index("batch") + 1 if "batch" in steps else 0, "add")
+        fused = steps[0] == "act"
+        x = self._conv(number, x, activation=row.activation if fused else None)
+        for step in steps[fused:]:
+            x = self._add(number, inputs, x) if step == "add" else self._step(number, step, x)
         return x
 
     def hidden(self, number: int, x: Any) -> Any:
@@ -54,68 +63,14 @@ class Tower:
             x = self._apply(layer, x)
         return x
 
-    def _chain(self, number: int, x: Any) -> Any:
-        """A convolution and what follows it, as `Variant.order` says."""
-        row, name, inputs = self.row, f"conv{number}", x
-        steps, stride = row.order_of(number).split(), row.strides[number - 1]
-        if row.normalization == "batch":
-            # Not where the order has its "norm": behind all five convolutions.
-            steps = ["batch", *(step for step in steps if step not in ("norm", "spatial"))]
-        elif row.normalization is None:
-            steps = [step for step in steps if step not in ("norm", "spatial")]
-        if row.residual and number in (4, 5):
-            steps.insert(steps.index("batch") + 1 if "batch" in steps else 0, "add")
-        fused = steps[0] == "act"
-        x = self._conv(
-            name,
-            x,
-            row.filters[number - 1] // row.towers,
-            row.kernel_sizes[number - 1],
-            stride,
-            padding="valid" if number == 1 else "same",
-            groups=row.groups(number),
-            activation=row.activation if fused else None,
-        )
-        for step in steps[fused:]:
-            if step == "add":
-                x = self._add(str(number), self._shortcut(number, inputs, x, stride), x)
-            else:
-                x = self._step(step, str(number), x)
-        return x
-
-    def _residual_block(self, first: str, second: str, inputs: Any) -> Any:
-        """Two convolutions, by name, around which the input is carried to be added."""
-        x = inputs
-        for name in (first, second):
-            number = name.removeprefix("conv")
-            x = self._conv(name, x, inputs.shape[-1], 3)
-            if self.row.normalization == "batch":
-                # The last starts at 0, and the block as its input: arXiv:1706.02677, section 5.1.
-                gamma = "zeros" if name == second else "ones"
-                x = self._step("batch", number, x, gamma_initializer=gamma)
-            if name == second:
-                x = self._add(number, inputs, x)
-            x = self._step("act", number, x)
-        return x
-
-    def _conv(
-        self,
-        name: str,
-        x: Any,
-        filters: int,
-        size: int,
-        stride: int = 1,
-        *,
-        padding: str = "same",
-        groups: int = 1,
-        activation: Any = None,
-    ) -> Any:
-        row = self.row
+    def _conv(self, number: int, x: Any, activation: Any) -> Any:
+        row, name, size = self.row, f"conv{number}", self.row.kernel_sizes[number - 1]
+        groups = row.groups(number)
         layer = layers.Conv2D(
-            filters,
+            row.filters[number - 1] // row.towers,
             size,
-            strides=stride,
-            padding=padding,
+            strides=row.conv1_stride if number == 1 else 1,
+            padding="valid" if number == 1 else "same",
             groups=groups,
             activation=activation,
             use_bias=row.normalization != "batch",  # batch normalization takes it out again
@@ -124,7 +79,7 @@ class Tower:
         )
         return self._apply(layer, x)
 
-    def _step(self, step: str, number: str, x: Any, **options: Any) -> Any:
+    def _step(self, number: int, step: str, x: Any) -> Any:
         row, (size, stride) = self.row, self.row.pool
         if step == "act":
             named = row.activation if isinstance(row.activation, str) else "activation"
@@ -142,26 +97,22 @@ class Tower:
             # Over all devices of a strategy: else each keeps moving statistics of its own.
             over_devices = keras.backend.backend() == "tensorflow"
             layer = layers.BatchNormalization(
-                synchronized=over_devices, name=self._name(f"norm{number}"), **options
+                synchronized=over_devices, name=self._name(f"norm{number}")
             )
         return self._apply(layer, x)
 
-    def _shortcut(self, number: int, inputs: Any, x: Any, stride: int) -> Any:
-        """A stage's input in the shape of its output."""
-        if stride == 1 and inputs.shape[-1] == x.shape[-1]:
-            return inputs
-        projection = layers.Conv2D(
-            x.shape[-1],
-            1,
-            strides=stride,
-            groups=self.row.groups(number),
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name=self._name(f"shortcut{number}"),
-        )
-        return self._apply(projection, inputs)
-
-    def _add(self, number: str, inputs: Any, x: Any) -> Any:
+    def _add(self, number: int, inputs: Any, x: Any) -> Any:
+        if inputs.shape[-1] != x.shape[-1]:
+            name = f"shortcut{number}"
+            projection = layers.Conv2D(
+                x.shape[-1],
+                1,
+                groups=self.row.groups(number),
+                use_bias=False,
+                kernel_initializer="he_normal",
+                name=self._name(name),
+            )
+            inputs = self._apply(projection, inputs)
         return self._apply(layers.Add(name=self._name(f"add{number}")), [inputs, x])
 
     def _apply(self, layer: keras.Layer, x: Any) -> Any:

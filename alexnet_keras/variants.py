@@ -62,12 +62,10 @@ class Variant:
 
     #: channels of conv1 to conv5, both towers together
     filters: tuple[int, int, int, int, int]
-    #: side of the kernels of conv1 to conv5, and their steps
+    #: side of the kernels of conv1 to conv5
     kernel_sizes: tuple[int, int, int, int, int] = KERNEL_SIZES
-    strides: tuple[int, int, int, int, int] = (4, 1, 1, 1, 1)
-    #: residual blocks behind conv1 to conv5: two more 3 x 3 convolutions each, to whose output the
-    #: block's input is added (arXiv:1512.03385)
-    blocks: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+    #: steps of conv1's kernels; those of the others go by one
+    conv1_stride: int = 4
     #: what leads from pool5 to fc8: "fc", fc6 and fc7; "average" of all positions (arXiv:1312.4400)
     head: str = "fc"
     #: units of fc6 and fc7, both towers together
@@ -125,24 +123,19 @@ class Variant:
         """Shapes of the convolutions' kernels by name, those of both towers as one."""
         split = {2, 4, 5} if self.towers == 2 else set(self.grouped)
         inputs = (3, *self.filters)
-        shapes = {}
-        for n, size, count in zip(NUMBERS, self.kernel_sizes, self.blocks, strict=True):
-            filters = self.filters[n - 1]
-            shapes[f"conv{n}"] = (size, size, inputs[n - 1] // (1 + (n in split)), filters)
-            for name in block_names(n, count):
-                shapes[name] = (3, 3, filters, filters)
-        return shapes
+        return {
+            f"conv{n}": (size, size, inputs[n - 1] // (1 + (n in split)), self.filters[n - 1])
+            for n, size in zip(NUMBERS, self.kernel_sizes, strict=True)
+        }
 
     def smallest_input(self) -> int:
         """The smallest side in pixels that leaves every pool a window and pool5 a position."""
         size, step = self.pool
 
         def fits(side: int) -> bool:
-            for n, kernel, stride in zip(NUMBERS, self.kernel_sizes, self.strides, strict=True):
-                if n == 1:
-                    side = (side + sum(self.conv1_padding[0]) - kernel) // stride + 1
-                else:
-                    side = -(-side // stride)
+            padded = side + sum(self.conv1_padding[0])
+            side = (padded - self.kernel_sizes[0]) // self.conv1_stride + 1
+            for n in NUMBERS:
                 if "pool" in self.order_of(n).split():
                     if side < size:
                         return False
@@ -151,11 +144,6 @@ class Variant:
             return side > 0
 
         return next(side for side in range(1, 256) if fits(side))
-
-
-def block_names(number: int, count: int) -> list[str]:
-    """The convolutions of the `count` residual blocks behind conv`number`, in order."""
-    return [f"conv{number}_{n}" for n in range(1, 2 * count + 1)]
 
 
 VARIANTS: dict[str, Variant] = {
@@ -223,15 +211,15 @@ VARIANTS: dict[str, Variant] = {
         preprocessing="caffe",
     ),
     # Ours, for small images and two cores: the five convolutions of 2012 with what the decade after
-    # found to pay (docs/results/tiny_imagenet has the figures). Batch normalization
+    # found to pay (figures: docs/results/tiny_imagenet/README.md). Batch normalization
     # (arXiv:1502.03167), residual connections (arXiv:1512.03385), small kernels (arXiv:1409.1556),
-    # an average in place of pool5, fc6 and fc7 (arXiv:1312.4400). 1,602,808 parameters at 200
+    # an average in place of pool5, fc6 and fc7 (arXiv:1312.4400). 1,588,632 parameters at 200
     # classes.
     "modern": Variant(
         filters=(48, 128, 256, 256, 256),
         image_size=64,
         kernel_sizes=(5, 3, 3, 3, 3),
-        strides=(2, 1, 1, 1, 1),
+        conv1_stride=2,
         order=("act pool", "act pool", "act"),
         normalization="batch",
         residual=True,
