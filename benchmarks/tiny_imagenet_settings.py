@@ -1,7 +1,7 @@
 """Short runs that choose how Tiny ImageNet is trained from scratch, by training images alone.
 
     python benchmarks/tiny_imagenet_settings.py tiny-imagenet-200 --work FOLDER
-    python benchmarks/tiny_imagenet_settings.py tiny-imagenet-200 --work FOLDER --only base lrn
+    python benchmarks/tiny_imagenet_settings.py tiny-imagenet-200 --work FOLDER --only 'rate .2'
 
 Every fourth class of the training part, 450 images of each to train on and the other 50 to measure
 on; the validation part of the set is not read. Each setting is `recipes/train_imagenet.py` with the

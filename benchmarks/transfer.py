@@ -5,8 +5,8 @@
 FLOWERS holds a subfolder of photographs for each class; they are dealt into five folds, class by
 class. Each contestant is `recipes/finetune_flowers.py` with the options of `CONTESTANTS`, trained
 on four folds (of which the recipe takes a tenth to stop by) and measured once on the fifth. TRUNK
-is a file of ImageNet's convolutions. The options were chosen on fold 0's training photographs alone
-(`--choose` deals these into folds of their own, and measures there).
+is a file of ImageNet's convolutions. `--choose` is for choosing the options: it deals the training
+photographs of fold 0 into folds of their own and measures there. Those below are not chosen yet.
 
 The table gives the share of all photographs that are labelled right, each by the net that has not
 seen it, with Wilson's 95% interval; the least and the most of the folds; and the seconds of a run

@@ -182,14 +182,19 @@ def test_a_finished_run_is_not_overwritten(finished, repository, photographs):
     assert (folder / "out" / "metrics.json").read_bytes() == before
 
 
-def test_automatic_weights_are_random_where_there_are_none_on_two_devices(
-    photographs, tmp_path, monkeypatch
-):
-    # In this process, which has two virtual CPUs.
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """No network, no cache, no starter weights."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(automatic, "unreachable", lambda address: "no route")
     monkeypatch.setattr(starter, "PATH", tmp_path / "starter.npz")
+
+
+def test_automatic_weights_are_random_where_there_are_none_on_two_devices(
+    photographs, tmp_path, alone
+):
+    # In this process, which has two virtual CPUs.
     options = ["--data-dir", photographs, "--strategy", "mirrored", "--output", "out"]
     done = CliRunner().invoke(finetune_flowers.main, [*SMALL, *map(str, options)])
     assert done.exit_code == 0, done.output
@@ -199,12 +204,8 @@ def test_automatic_weights_are_random_where_there_are_none_on_two_devices(
 
 
 def test_automatic_weights_are_the_starters_where_imagenets_are_out_of_reach(
-    photographs, tmp_path, monkeypatch
+    photographs, tmp_path, alone, monkeypatch
 ):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(automatic, "unreachable", lambda address: "no route")
-    monkeypatch.setattr(starter, "PATH", tmp_path / "starter.npz")
     trained = AlexNet(variant=starter.VARIANT, include_top=False)
     monkeypatch.setattr(starter, "SHA256", starter.write_starter(trained, starter.PATH))
     options = ["--data-dir", photographs, "--output", "out"]
