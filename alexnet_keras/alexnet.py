@@ -59,9 +59,10 @@ def AlexNet(
         include_top: whether to put `fc6`, `fc7` and the classifier `fc8` on `pool5`; in `"modern"`,
             an average and `fc8` on `conv5`.
         weights: `None` (random, as published); `"imagenet"`, the published weights of the variant,
-            downloaded to Keras's cache if need be; a key of `weights.PUBLISHED`; `"starter"`, a trunk
-            of `"modern"` that comes with the package; or the path of a weights file: PyTorch `.pth`, `.caffemodel`, `.onnx`, `.npy`, `.npz`, `.weights.h5` or
-            `.keras`. All layers have to be in it with the model's shapes; see `skip_mismatch`.
+            downloaded to Keras's cache if need be; a key of `weights.PUBLISHED`; `"starter"`, the
+            trunk of `"modern"` that comes with the package; or the path of a weights file: PyTorch
+            `.pth`, `.caffemodel`, `.onnx`, `.npy`, `.npz`, `.weights.h5` or `.keras`. All layers
+            have to be in it with the model's shapes; see `skip_mismatch`.
         input_tensor: a Keras tensor to take as the input, for example the output of a
             preprocessing layer; then the model's own preprocessing is the caller's matter, and
             `model.preprocessing` is not set.
