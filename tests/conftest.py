@@ -24,7 +24,7 @@ def pytest_runtest_makereport(item, call):
     """Where the references have to be installed, a reference test that skips has failed."""
     report = yield
     required = os.environ.get("ALEXNET_KERAS_REQUIRE_REFERENCE")
-    # Real data is nowhere but beside the repository.
+    # Real data may be anywhere or nowhere.
     needed = item.get_closest_marker("reference") and not item.get_closest_marker("real_data")
     if required and report.skipped and needed:
         report.outcome = "failed"
@@ -38,11 +38,13 @@ def repository() -> Path:
 
 
 def _shared(*parts: str) -> Path:
-    """A file or folder of the real photographs and weights, kept beside the repository."""
-    root = Path(os.environ.get("ALEXNET_KERAS_REAL_DATA", REPOSITORY.parent / "shared"))
-    path = root.joinpath(*parts)
+    """A file or folder of real photographs or weights, which are not in the repository."""
+    root = os.environ.get("ALEXNET_KERAS_REAL_DATA")
+    if not root:
+        pytest.skip("ALEXNET_KERAS_REAL_DATA does not name a folder with real photographs")
+    path = Path(root, *parts)
     if not path.exists():
-        pytest.skip(f"real data not here: {path.name} (set ALEXNET_KERAS_REAL_DATA to its folder)")
+        pytest.skip(f"ALEXNET_KERAS_REAL_DATA names a folder without {'/'.join(parts)}")
     return path
 
 
