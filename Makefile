@@ -2,17 +2,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+TINY_IMAGENET ?= tiny-imagenet-200
 comma := ,
 # One stamp a set of extras: asking for another set installs it into the same environment.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: flowers test drill drill-kills lint clean
+.PHONY: flowers test starter drill drill-kills lint clean
 
 flowers: $(INSTALLED)  ## fine-tune AlexNet on flowers
 	$(BIN)/python recipes/finetune_flowers.py
 
 test: $(INSTALLED)  ## the tests
 	$(BIN)/python -m pytest
+
+# What docs/results/tiny_imagenet calls `modern`; the same command goes on if it is interrupted.
+starter: $(INSTALLED)  ## the starter weights once more, from TINY_IMAGENET=tiny-imagenet-200
+	$(BIN)/python recipes/train_imagenet.py --data-dir $(TINY_IMAGENET) --variant modern \
+	  --epochs 34 --first-view-size 32 --last-view-size 56 --image-size 72 \
+	  --schedule cosine --learning-rate 0.2 --warmup-epochs 1 \
+	  --augmentation random_resized_crop --crops 10 --output runs/starter
+	$(BIN)/python recipes/make_starter.py runs/starter/model.keras
 
 drill: $(INSTALLED)  ## ten thousand damaged weights files
 	$(BIN)/python -m pytest -m drill -s tests/drills/test_mutated_weights.py
