@@ -22,7 +22,7 @@ NAME = "starter"
 #: the key in `VARIANTS` of the net that they fill, and in `PREPROCESSING` of what they expect
 VARIANT = PREPROCESSING = "modern"
 PATH = Path(__file__).with_name("starter.npz")
-SHA256 = "0" * 64
+SHA256 = "a0630ff62c95db18df9814f8ffd95a375863eae540d8ac9fcd552ff696ad7d8e"
 #: what they are, to follow a verb
 DESCRIPTION = "the starter weights that come with the package, trained on Tiny ImageNet"
 
