@@ -5,8 +5,8 @@
 FLOWERS holds a subfolder of photographs for each class; they are dealt into five folds, class by
 class. Each contestant is `recipes/finetune_flowers.py` with the options of `CONTESTANTS`, trained
 on four folds (of which the recipe takes a tenth to stop by) and measured once on the fifth. TRUNK
-is a file of ImageNet's convolutions. `--choose` is for choosing the options: it deals the training
-photographs of fold 0 into folds of their own and measures there. Those below are not chosen yet.
+is a file of ImageNet's convolutions. `--choose` is for choosing the options, as those below were:
+it deals the training photographs of fold 0 into folds of their own and measures there.
 
 The table gives the share of all photographs that are labelled right, each by the net that has not
 seen it, with Wilson's 95% interval; the least and the most of the folds; and the seconds of a run
@@ -23,19 +23,25 @@ from recipe_runs import link, run_recipe
 
 FOLDS = 5
 CONTESTANTS: dict[str, dict[str, Any]] = {
-    "starter": {"weights": "starter"},
+    "starter, frozen": {"weights": "starter", "unfreeze-from": "none"},
     "random weights, modern": {
         "weights": "none",
         "variant": "modern",
-        "image-size": 96,
-        "learning-rate": 0.002,
-        "epochs": 40,
+        "image-size": 64,
+        "augmentation": "random_resized_crop",
+        "learning-rate": 0.005,
+        "epochs": 10,
     },
-    "random weights, alexnet": {"weights": "none", "variant": "alexnet", "epochs": 8},
-    "ImageNet's convolutions": {
-        "image-size": 224,
-        "views": 2,
-        "unfreeze-from": "none",
+    "random weights, alexnet": {"weights": "none", "variant": "alexnet", "epochs": 5},
+    "ImageNet's convolutions, frozen": {"image-size": 224, "views": 2, "unfreeze-from": "none"},
+    "starter, then fine-tuned": {"weights": "starter"},
+    "random weights, modern, longer": {
+        "weights": "none",
+        "variant": "modern",
+        "image-size": 64,
+        "augmentation": "inception",
+        "learning-rate": 0.003,
+        "epochs": 22,
     },
 }
 

@@ -166,8 +166,8 @@ _COMMON = [
     click.option(
         "--image-size",
         type=click.IntRange(63, 1024),
-        help="Side of the square input in pixels.  [default: 288 with the pooled head, the "
-        "published 224 or 227 with fc6 and fc7, 96 from random weights]",
+        help="Side of the square input in pixels.  [default: 288 with the pooled head (128 on the "
+        "modern net), the published 224 or 227 with fc6 and fc7, 96 from random weights]",
     ),
     click.option(
         "--batch-size",

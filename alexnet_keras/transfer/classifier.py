@@ -22,8 +22,9 @@ from alexnet_keras.weights import (
 #: the pooled head averages pool5 over the whole image and over GRID x GRID cells
 GRID = 3
 #: side of the input in pixels, where fc6 does not fix it to the published one: averages take any
-#: size, and small photographs scaled up show the convolutions more
-POOLED_SIZE = 288
+#: size, and small photographs scaled up show the convolutions more. By the head the net was
+#: published with: those that end in an average were trained on small images
+POOLED_SIZE = {"fc": 288, "average": 128}
 #: from random weights a CPU learns more from many small views than from few large ones
 RANDOM_SIZE = 96
 HIDDEN_UNITS = 512
@@ -63,7 +64,8 @@ def build_classifier(
             them belongs to other classes and is left out.
         variant: as in `AlexNet`.
         image_size: side of the square input in pixels; `None` takes the published one with
-            pretrained fully connected layers, 288 with the pooled head, 96 from random weights.
+            pretrained fully connected layers, 288 with the pooled head (128 on `"modern"`), 96 from
+            random weights.
         head: what follows pool5. `"fc"`: the net's own fc6 and fc7. `"pooled"`: averages of pool5
             over the whole image and over a grid of 3 x 3, and one hidden layer of 512 units, some
             fifty times fewer parameters to learn from few photographs. `"auto"`: pooled, where the
@@ -112,7 +114,7 @@ def build_classifier(
 def _image_size(row: Variant, head: str, pretrained: bool) -> int:
     if not pretrained:
         return RANDOM_SIZE
-    return POOLED_SIZE if head == "pooled" else row.image_size
+    return POOLED_SIZE[row.head] if head == "pooled" else row.image_size
 
 
 def _pooled_head(pool5: Any, classes: int) -> Any:

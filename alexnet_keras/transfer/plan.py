@@ -87,10 +87,17 @@ def plan_phases(
         )
     new = depths.index(_age(names[first_fresh], names))
     first = min(depths.index(unfrozen), new)
+    # Few photographs give poor statistics of a batch, and the head was trained on the stored ones:
+    # pretrained batch normalization stays as it is.
+    kept = {
+        layer.name
+        for layer in model.layers
+        if layer.name in pretrained and isinstance(layer, keras.layers.BatchNormalization)
+    }
     rates = {}
     for name in names:
         depth = depths.index(_age(name, names))
-        if depth >= first:
+        if depth >= first and name not in kept:
             rates[name] = learning_rate * OLDER_SHARE ** max(new - depth, 0)
     return [*phases, Phase(f"fine-tune from {depths[first]}", rates, epochs, "sgd")]
 

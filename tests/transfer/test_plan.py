@@ -65,6 +65,18 @@ def test_towers_are_unfrozen_together_and_layers_of_one_number_learn_alike():
     assert later.rates["conv5b"] < later.rates["fc6a"] == later.rates["fc8"] == 0.01
 
 
+def test_pretrained_batch_normalization_keeps_its_statistics():
+    row = replace(VARIANTS["modern"], filters=(4, 4, 4, 4, 4))
+    modern = build(row, input_shape=(64, 64, 3), classes=3)
+    trunk = [layer.name for layer in modern.layers if layer.weights and layer.name != "fc8"]
+    _, later = plan(modern, trunk, "conv4")
+    assert later.trained == ("conv4", "conv5", "fc8")
+    _, later = plan(modern, [name for name in trunk if name != "norm5"], "conv4")
+    assert "norm5" in later.trained and "norm4" not in later.trained
+    (phase,) = plan(modern, [])
+    assert "norm1" in phase.trained
+
+
 def test_each_kind_of_head_has_its_own_optimizer(model):
     def head(kind):
         return plan_phases(

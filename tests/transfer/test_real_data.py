@@ -10,7 +10,6 @@ from alexnet_keras.data import AUGMENTATIONS, Splits, read_folder
 from alexnet_keras.evaluation import evaluate
 from alexnet_keras.training import EpochLog
 from alexnet_keras.transfer import Settings, build_classifier, fine_tune, plan_phases
-from alexnet_keras.weights import starter
 
 
 def accuracy_of_a_head(flower_photos, folder, **options):
@@ -53,7 +52,5 @@ def test_pretrained_convolutions_tell_flowers_apart(torchvision_trunk, flower_ph
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not starter.PATH.is_file(), reason="the starter weights are not trained yet")
 def test_the_starter_weights_tell_flowers_apart(flower_photos, tmp_path):
-    # Chance is 25% at most. To be raised to what the shipped weights are measured to give.
-    assert accuracy_of_a_head(flower_photos, tmp_path, weights="starter", image_size=128) > 0.55
+    assert accuracy_of_a_head(flower_photos, tmp_path, weights="starter") > 0.65

@@ -347,6 +347,7 @@ def test_the_input_size_suits_the_head_and_the_weights(archive):
     random = build_classifier(5)
     assert (random.head, random.model.input_shape) == ("fc", (None, 96, 96, 3))
     assert build_classifier(5, image_size=70).model.input_shape == (None, 70, 70, 3)
+    assert build_classifier(5, weights="starter").model.input_shape == (None, 128, 128, 3)
 
 
 def test_an_unknown_head_is_refused():

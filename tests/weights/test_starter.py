@@ -134,19 +134,12 @@ def test_a_model_without_a_trunk_and_a_path_in_the_way_are_refused(tmp_path):
         write_starter(net(), tmp_path / "file" / "starter.npz")
 
 
-shipped = pytest.mark.skipif(
-    not starter.PATH.is_file(), reason="the starter weights are not trained yet"
-)
-
-
-@shipped
 def test_the_shipped_file_is_the_one_whose_hash_is_known_and_small():
     content = starter.PATH.read_bytes()
     assert hashlib.sha256(content).hexdigest() == starter.SHA256
     assert len(content) <= 8_000_000
 
 
-@shipped
 def test_the_first_filters_have_structure_and_are_not_noise():
     """Neighbours in a filter resemble each other more than when its values change places."""
     kernel = open_starter().tensors["conv1/kernel"].astype(np.float64)
@@ -166,7 +159,6 @@ def test_the_first_filters_have_structure_and_are_not_noise():
     assert max(alike) > 0.9
 
 
-@shipped
 def test_the_shipped_weights_fill_their_net():
     model = AlexNet(weights="starter", include_top=False)
     assert model.variant == starter.VARIANT
