@@ -22,27 +22,19 @@ from typing import Any
 from recipe_runs import link, run_recipe
 
 FOLDS = 5
+RANDOM_MODERN = {
+    "weights": "none",
+    "variant": "modern",
+    "image-size": 64,
+    "augmentation": "random_resized_crop",
+    "learning-rate": 0.005,
+}
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "starter, frozen": {"weights": "starter", "unfreeze-from": "none"},
-    "random weights, modern": {
-        "weights": "none",
-        "variant": "modern",
-        "image-size": 64,
-        "augmentation": "random_resized_crop",
-        "learning-rate": 0.005,
-        "epochs": 10,
-    },
-    "random weights, alexnet": {"weights": "none", "variant": "alexnet", "epochs": 5},
+    "random, modern, 8 epochs": RANDOM_MODERN | {"epochs": 8},
+    "random, modern, 10 epochs": RANDOM_MODERN | {"epochs": 10},
+    "random, alexnet, 5 epochs": {"weights": "none", "variant": "alexnet", "epochs": 5},
     "ImageNet's convolutions, frozen": {"image-size": 224, "views": 2, "unfreeze-from": "none"},
-    "starter, then fine-tuned": {"weights": "starter"},
-    "random weights, modern, longer": {
-        "weights": "none",
-        "variant": "modern",
-        "image-size": 64,
-        "augmentation": "inception",
-        "learning-rate": 0.003,
-        "epochs": 22,
-    },
 }
 
 
