@@ -4,8 +4,8 @@ Layers without pretrained weights are trained first, then convolutions with them
 a report page and a SavedModel for TensorFlow Serving.
 
 \b
-python recipes/finetune_flowers.py --dataset drawn_flowers --weights none
-    drawn flowers from random weights: about 90% in 5 minutes on 2 cores
+python recipes/finetune_flowers.py --dataset drawn_flowers --weights starter
+    drawn flowers, the weights that come with the package: about 97% in 4 minutes on 2 cores
 python recipes/finetune_flowers.py --data-dir DIR --weights TRUNK.npz
     flower photographs, ImageNet's convolutions: about 89% in 11 minutes
 """
