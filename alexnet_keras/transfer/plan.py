@@ -53,7 +53,8 @@ def plan_phases(
     """First the layers without pretrained weights, then these and the pretrained ones above them.
 
     A layer with random weights is trained in every phase; without pretrained layers there is one
-    phase, which trains everything.
+    phase, which trains everything. Pretrained batch normalization is never trained: it keeps its
+    statistics and scales.
 
     Args:
         model: the whole classifier.
