@@ -39,7 +39,7 @@ from input_pipeline import machine
 from PIL import Image
 
 from alexnet_keras import AlexNet, features
-from alexnet_keras.data.augmentation import centre_crop
+from alexnet_keras.data.augmentation import CentreCrop
 from alexnet_keras.data.decoding import why_unreadable
 from alexnet_keras.data.folders import read_folder
 from alexnet_keras.data.pipeline import centre_view
@@ -64,7 +64,7 @@ def ours(encoded: tf.Tensor) -> tf.Tensor:
 def full(encoded: tf.Tensor) -> tf.Tensor:
     pixels = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
     height, width, _ = tf.unstack(tf.shape(pixels))
-    top, left, rows, columns = tf.unstack(centre_crop(RATIO)(height, width))
+    top, left, rows, columns = tf.unstack(CentreCrop(RATIO)(height, width))
     pixels = pixels[top : top + rows, left : left + columns]
     return tf.image.resize(pixels, (SIZE, SIZE), antialias=True)
 

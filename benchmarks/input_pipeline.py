@@ -38,7 +38,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, features
 
-from alexnet_keras.data.augmentation import Augmentation, shifted_crop, unchanged
+from alexnet_keras.data.augmentation import Augmentation, ShiftedCrop, Unchanged
 from alexnet_keras.data.pipeline import augmented_view
 
 ROUNDS = 7
@@ -46,7 +46,7 @@ PHOTOGRAPHS = 512
 BATCH = 32
 SIZE, RESIZED = 224, 256
 CORES = len(os.sched_getaffinity(0))
-PLAIN = Augmentation(shifted_crop(RESIZED / SIZE), unchanged())
+PLAIN = Augmentation(ShiftedCrop(RESIZED / SIZE), Unchanged())
 
 
 def ours(path: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

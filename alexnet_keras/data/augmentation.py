@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tensorflow as tf
 
@@ -22,65 +22,77 @@ Recolor = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A training view: a random crop, a left-right flip in half of all cases, new colours."""
+    """A training view: a random crop, a left-right flip in half of all cases, new colours.
+
+    The crops and colours of this module are values: two augmentations that are equal give the same
+    views, and their `repr` says all that a view depends on besides image and seed.
+    """
 
     crop: Crop
     recolor: Recolor
 
 
-def centre_crop(
-    ratio: float, keep_aspect: bool = True
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+@dataclass(frozen=True)
+class CentreCrop:
     """The centred square whose side is the shorter side divided by `ratio` (256/224, say).
 
     Without `keep_aspect` each side of the window is its own side of the image divided by `ratio`:
-    the same as stretching the image to a square first.
+    the same as stretching the image to a square first. No seed is needed; one is ignored.
     """
 
-    def window(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-        if keep_aspect:
-            rows = columns = _crop_side(height, width, ratio)
+    ratio: float
+    keep_aspect: bool = True
+
+    def __call__(
+        self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        if self.keep_aspect:
+            rows = columns = _crop_side(height, width, self.ratio)
         else:
-            rows, columns = _crop_side(height, height, ratio), _crop_side(width, width, ratio)
+            rows = _crop_side(height, height, self.ratio)
+            columns = _crop_side(width, width, self.ratio)
         return tf.stack([(height - rows) // 2, (width - columns) // 2, rows, columns])
 
-    return window
 
-
-def shifted_crop(ratio: float) -> Crop:
+@dataclass(frozen=True)
+class ShiftedCrop:
     """A square of the centre crop's size at a random place of the whole photograph.
 
-    `published_crop` stays within the photograph's central square, as the paper does; this one also
+    `PublishedCrop` stays within the photograph's central square, as the paper does; this one also
     shows what lies outside it. The window is chosen first and only its pixels are decoded and
     resized.
     """
 
-    def window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        side = _crop_side(height, width, ratio)
+    ratio: float
+
+    def __call__(self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        side = _crop_side(height, width, self.ratio)
         top, left = tf.unstack(tf.random.stateless_uniform([2], seed))
         return tf.stack([_at(top, height - side), _at(left, width - side), side, side])
 
-    return window
 
-
-def published_crop(ratio: float, keep_aspect: bool = True) -> Crop:
+@dataclass(frozen=True)
+class PublishedCrop:
     """A random place within what evaluation resizes: the paper's crops (section 4.1).
 
     The shorter side is resized to 256 and the central square of 256 taken (without `keep_aspect`,
     as Caffe does, the image is stretched to that square); a training view is 224 by 224 of it at a
-    random place, and so can be any of evaluation's crops. As in `shifted_crop` only the window's
+    random place, and so can be any of evaluation's crops. As in `ShiftedCrop` only the window's
     pixels are decoded; places are whole pixels of the photograph.
 
-    Args:
-        ratio, keep_aspect: as in `centre_crop`; those of the net's `Preprocessing`.
+    Attributes:
+        ratio, keep_aspect: as in `CentreCrop`; those of the net's `Preprocessing`.
     """
-    centre = centre_crop(ratio, keep_aspect)
 
-    def window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    ratio: float
+    keep_aspect: bool = True
+
+    def __call__(self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        centre = CentreCrop(self.ratio, self.keep_aspect)
         top, left, rows, columns = tf.unstack(centre(height, width))
         square = tf.minimum(height, width)
-        free_rows = (square if keep_aspect else height) - rows
-        free_columns = (square if keep_aspect else width) - columns
+        free_rows = (square if self.keep_aspect else height) - rows
+        free_columns = (square if self.keep_aspect else width) - columns
         down, right = tf.unstack(tf.random.stateless_uniform([2], seed))
         return tf.stack(
             [
@@ -91,12 +103,9 @@ def published_crop(ratio: float, keep_aspect: bool = True) -> Crop:
             ]
         )
 
-    return window
 
-
-def area_crop(
-    area: tuple[float, float] = (0.35, 1.0), aspect: tuple[float, float] = (3 / 4, 4 / 3)
-) -> Crop:
+@dataclass(frozen=True)
+class AreaCrop:
     """A window of random area (a share of the image) and aspect ratio (width by height).
 
     After "Going deeper with convolutions" (arXiv:1409.4842, section 6), whose areas begin at .08:
@@ -104,10 +113,13 @@ def area_crop(
     its logarithm; a window too long for the image is cut to it.
     """
 
-    def window(height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    area: tuple[float, float] = (0.35, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __call__(self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         u = tf.random.stateless_uniform([4], seed)
-        share = area[0] + (area[1] - area[0]) * u[0]
-        low, high = math.log(aspect[0]), math.log(aspect[1])
+        share = self.area[0] + (self.area[1] - self.area[0]) * u[0]
+        low, high = math.log(self.aspect[0]), math.log(self.aspect[1])
         ratio = tf.exp(low + (high - low) * u[1])
         full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
         pixels = share * full_height * full_width
@@ -124,45 +136,55 @@ def area_crop(
             ]
         )
 
-    return window
 
-
-def pca_noise() -> Recolor:
+@dataclass(frozen=True)
+class PCANoise:
     """The paper's colour noise (section 4.1), scaled as in the 2012 code."""
-    layer = PCAColorAugmentation(scale="stddev", value_range=(0, 255), dtype="float32")
 
-    def recolor(pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return layer.augment(pixels, layer.sigma * tf.random.stateless_normal([3], seed))
+    # Made with the augmentation: a data pipeline, which calls this, is no place to make variables.
+    layer: PCAColorAugmentation = field(
+        default_factory=lambda: PCAColorAugmentation(
+            scale="stddev", value_range=(0, 255), dtype="float32"
+        ),
+        repr=False,
+        compare=False,
+    )
 
-    return recolor
+    def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        noise = self.layer.sigma * tf.random.stateless_normal([3], seed)
+        return self.layer.augment(pixels, noise)
 
 
-def color_jitter(
-    brightness: float = 0.3, contrast: float = 0.3, saturation: float = 0.3
-) -> Recolor:
+@dataclass(frozen=True)
+class ColorJitter:
     """Brightness, contrast and saturation, each multiplied by 1 plus or minus up to the share."""
 
-    def recolor(pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+
+    def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         b, c, s = tf.unstack(tf.random.stateless_uniform([3], seed, -1.0, 1.0))
-        pixels *= 1 + brightness * b
+        pixels *= 1 + self.brightness * b
         gray = tf.tensordot(pixels, tf.constant([0.299, 0.587, 0.114]), 1)[..., tf.newaxis]
-        pixels = gray + (1 + saturation * s) * (pixels - gray)
+        pixels = gray + (1 + self.saturation * s) * (pixels - gray)
         mean = tf.reduce_mean(gray)
-        pixels = mean + (1 + contrast * c) * (pixels - mean)
+        pixels = mean + (1 + self.contrast * c) * (pixels - mean)
         return tf.clip_by_value(pixels, 0.0, 255.0)
 
-    return recolor
 
-
-def unchanged() -> Recolor:
+@dataclass(frozen=True)
+class Unchanged:
     """Colours as they are."""
-    return lambda pixels, _: pixels
+
+    def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return pixels
 
 
 AUGMENTATIONS: dict[str, Callable[[], Augmentation]] = {
-    "alexnet2012": lambda: Augmentation(shifted_crop(256 / 224), pca_noise()),
-    "inception": lambda: Augmentation(area_crop(), color_jitter()),
-    "random_resized_crop": lambda: Augmentation(area_crop(), unchanged()),
+    "alexnet2012": lambda: Augmentation(ShiftedCrop(256 / 224), PCANoise()),
+    "inception": lambda: Augmentation(AreaCrop(), ColorJitter()),
+    "random_resized_crop": lambda: Augmentation(AreaCrop(), Unchanged()),
 }
 
 
@@ -175,8 +197,8 @@ def published_augmentation(
         resize_ratio, keep_aspect: of the net's `Preprocessing`, which evaluation uses too.
         color_noise: Caffe trained without it.
     """
-    recolor = pca_noise() if color_noise else unchanged()
-    return Augmentation(published_crop(resize_ratio, keep_aspect), recolor)
+    recolor = PCANoise() if color_noise else Unchanged()
+    return Augmentation(PublishedCrop(resize_ratio, keep_aspect), recolor)
 
 
 def _crop_side(height: tf.Tensor, width: tf.Tensor, ratio: float) -> tf.Tensor:

@@ -134,6 +134,18 @@ class Contents(ABC):
     def digest(self) -> bytes:
         """32 bytes that change when the images do, whatever files or folders are called."""
 
+    def digests(self) -> np.ndarray:
+        """uint8 (images, 32): SHA-256 of each image's bytes. Reads all; raises as `read`."""
+
+        def of_one(index: int) -> bytes:
+            return hashlib.sha256(self.read(index)).digest()
+
+        found = bytearray()
+        with ThreadPoolExecutor(8) as pool:
+            for first in range(0, len(self), CHUNK):
+                found += b"".join(pool.map(of_one, range(len(self))[first : first + CHUNK]))
+        return np.frombuffer(bytes(found), np.uint8).reshape(-1, 32)
+
     def __iter__(self) -> Iterator[bytes]:
         return (self.read(index) for index in range(len(self)))
 

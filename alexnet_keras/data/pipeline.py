@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 
 import tensorflow as tf
 
-from alexnet_keras.data.augmentation import Augmentation, centre_crop
+from alexnet_keras.data.augmentation import Augmentation, CentreCrop
 from alexnet_keras.data.decoding import decode_window
 from alexnet_keras.data.examples import Examples
 
@@ -65,15 +66,30 @@ def shuffled_steps(count: int, batch_size: int, seed: int, first_epoch: int = 0)
 
 
 def fixed_views(
-    examples: Examples, augmentation: Augmentation, *, image_size: int, batch_size: int, seed: int
+    examples: Examples,
+    view: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor],
+    *,
+    image_size: int,
+    batch_size: int,
 ) -> tf.data.Dataset:
-    """One augmented view of each example, in order: float32 batches without labels."""
+    """One view of each example, in order, and what it was made from.
+
+    Args:
+        view: a `views.View`; its seed comes from the image's bytes alone.
+
+    Yields:
+        float32 (batch, image_size, image_size, 3) in 0..255, and string (batch,): SHA-256 of the
+        bytes that each was decoded from.
+    """
     load = examples.loader()
 
-    def view(index: tf.Tensor) -> tf.Tensor:
-        return augmented_view(load(index), augmentation, image_size, view_seed(seed, 0, index))
+    def one(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        encoded = load(index)
+        digest = tf.numpy_function(lambda read: sha256(read).digest(), [encoded], tf.string)
+        digest = tf.ensure_shape(digest, [])
+        return view(encoded, tf.io.decode_raw(digest, tf.int64)[0], image_size), digest
 
-    return _ordered(examples, view, batch_size)
+    return _ordered(examples, one, batch_size)
 
 
 def evaluation_batches(
@@ -102,7 +118,7 @@ def centre_view(
     The shorter side (without `keep_aspect`, each side) is resized to `image_size * resize_ratio`
     and the centre taken: float32 [image_size, image_size, 3] in 0..255.
     """
-    return decode_window(encoded, centre_crop(resize_ratio, keep_aspect), image_size)
+    return decode_window(encoded, CentreCrop(resize_ratio, keep_aspect), image_size)
 
 
 def ten_views(
@@ -115,7 +131,7 @@ def ten_views(
         takes its centre from.
     """
     side = round(image_size * resize_ratio)
-    square = decode_window(encoded, centre_crop(1.0, keep_aspect), side)
+    square = decode_window(encoded, CentreCrop(1.0, keep_aspect), side)
     free = side - image_size
     places = [(0, 0), (0, free), (free, 0), (free, free), (free // 2, free // 2)]
     crops = tf.stack(

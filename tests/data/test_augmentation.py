@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from alexnet_keras.data import published_augmentation
-from alexnet_keras.data.augmentation import centre_crop, published_crop
+from alexnet_keras.data.augmentation import CentreCrop, PublishedCrop
 from alexnet_keras.data.pipeline import centre_view, ten_views
 
 RATIO = 256 / 224
@@ -18,7 +18,7 @@ SHAPES = [(256, 256), (256, 400), (401, 256), (300, 457), (33, 47), (1, 5), (8, 
 
 @functools.cache
 def crop_of_seeds(keep_aspect):
-    crop = published_crop(RATIO, keep_aspect)
+    crop = PublishedCrop(RATIO, keep_aspect)
 
     @tf.function(autograph=False)
     def windows(height, width, count):
@@ -72,7 +72,7 @@ def test_published_crops_reach_all_places_evenly(keep_aspect):
 @pytest.mark.parametrize("keep_aspect", [True, False])
 @pytest.mark.parametrize(("height", "width"), SHAPES)
 def test_the_middle_of_the_published_crops_is_evaluations(height, width, keep_aspect):
-    centre = centre_crop(RATIO, keep_aspect)(tf.constant(height), tf.constant(width)).numpy()
+    centre = CentreCrop(RATIO, keep_aspect)(tf.constant(height), tf.constant(width)).numpy()
     top, left, rows, columns = windows(keep_aspect, height, width)
     np.testing.assert_array_equal([rows[0], columns[0]], centre[2:])
     # Half a pixel, where an even room has a middle and an odd one two.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 
 import numpy as np
@@ -9,13 +10,15 @@ from PIL import Image
 
 from alexnet_keras.data import (
     AUGMENTATIONS,
+    CentreView,
     Examples,
+    RandomView,
     centre_view,
     evaluation_batches,
     fixed_views,
     training_batches,
 )
-from alexnet_keras.data.augmentation import area_crop, centre_crop, color_jitter, shifted_crop
+from alexnet_keras.data.augmentation import AreaCrop, CentreCrop, ColorJitter, ShiftedCrop
 
 
 def picture(height, width, seed=0):
@@ -137,22 +140,46 @@ def test_each_example_comes_at_most_once_an_epoch(examples):
         assert len(set(np.concatenate(labels))) == 6
 
 
-def test_fixed_views_cover_every_example_in_order(examples):
-    views = np.concatenate(
-        list(
-            fixed_views(examples, AUGMENTATIONS["inception"](), image_size=16, batch_size=3, seed=2)
-        )
-    )
+def all_views(examples, view, image_size=16, batch_size=3):
+    batches = fixed_views(examples, view, image_size=image_size, batch_size=batch_size)
+    views, digests = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(views), np.concatenate(digests)
+
+
+def test_fixed_views_cover_every_example_in_order_and_tell_its_hash(examples):
+    views, digests = all_views(examples, RandomView(AUGMENTATIONS["inception"](), 2))
     assert views.shape == (7, 16, 16, 3)
+    assert list(digests) == [hashlib.sha256(content).digest() for content in examples.contents]
+    assert examples.contents.digests().tobytes() == b"".join(digests)
+
+
+def test_a_view_belongs_to_the_bytes_of_its_image(examples):
+    view = RandomView(AUGMENTATIONS["inception"](), 2)
+    views, _ = all_views(examples, view)
+    order = [4, 0, 6]
+    moved, _ = all_views(examples.select(order), view)
+    np.testing.assert_array_equal(moved, views[order])
+    other, _ = all_views(examples, RandomView(AUGMENTATIONS["inception"](), 3))
+    assert all(np.abs(a - b).max() > 1 for a, b in zip(views, other, strict=True))
+
+
+def test_a_mirrored_centre_view_is_the_centre_view_seen_from_behind(examples):
+    plain, _ = all_views(examples, CentreView(256 / 224))
+    mirrored, _ = all_views(examples, CentreView(256 / 224, mirrored=True))
+    np.testing.assert_array_equal(mirrored, plain[:, :, ::-1])
+    np.testing.assert_array_equal(plain[0], centre_view(examples.read(0), 16, 256 / 224).numpy())
 
 
 def test_flips_come_in_half_of_all_cases():
     # Bright on the left: a flipped view is bright on the right.
-    ramp = Image.fromarray(np.repeat(np.linspace(255, 0, 64, dtype=np.uint8)[None], 64, axis=0))
-    one = Examples("ramp", ("a", "b"), ("x",) * 400, np.zeros(400, np.int32), (encode(ramp),) * 400)
-    views = np.concatenate(
-        list(fixed_views(one, AUGMENTATIONS["inception"](), image_size=8, batch_size=100, seed=0))
-    )
+    contents = []
+    for number in range(400):
+        ramp = np.repeat(np.linspace(255, 0, 64, dtype=np.uint8)[None], 64, axis=0)
+        ramp[0, 0] = number % 256
+        ramp[0, 1] = number // 256
+        contents.append(encode(Image.fromarray(ramp), "PNG"))
+    many = Examples("ramp", ("a", "b"), ("x",) * 400, np.zeros(400, np.int32), contents)
+    views, _ = all_views(many, RandomView(AUGMENTATIONS["inception"]()), 8, 100)
     flipped = (views[:, :, 0].mean(axis=(1, 2)) < views[:, :, -1].mean(axis=(1, 2))).mean()
     assert abs(flipped - 0.5) < 3 * (0.25 / 400) ** 0.5
 
@@ -169,14 +196,14 @@ def windows(crop, height, width, count=400):
 
 
 def test_shifted_crops_reach_every_corner_at_the_papers_scale():
-    top, left, h, w = windows(shifted_crop(256 / 224), 256, 320).T
+    top, left, h, w = windows(ShiftedCrop(256 / 224), 256, 320).T
     assert set(h) == set(w) == {224}
     assert (top.min(), top.max()) == (0, 32)
     assert left.min() <= 2 and left.max() >= 94
 
 
 def test_area_crops_have_the_areas_and_aspects_asked_for():
-    _, _, h, w = windows(area_crop((0.35, 1.0), (3 / 4, 4 / 3)), 300, 300).T
+    _, _, h, w = windows(AreaCrop((0.35, 1.0), (3 / 4, 4 / 3)), 300, 300).T
     share, aspect = h * w / 300**2, w / h
     assert 0.34 < share.min() < 0.4 and share.max() > 0.9
     assert 0.74 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.35
@@ -184,17 +211,17 @@ def test_area_crops_have_the_areas_and_aspects_asked_for():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3)])
 def test_tiny_images_still_have_a_window(shape):
-    for crop in (area_crop(), shifted_crop(256 / 224)):
+    for crop in (AreaCrop(), ShiftedCrop(256 / 224)):
         windows(crop, *shape, count=20)
-    window = centre_crop(256 / 224)(tf.constant(shape[0]), tf.constant(shape[1])).numpy()
+    window = CentreCrop(256 / 224)(tf.constant(shape[0]), tf.constant(shape[1])).numpy()
     assert (window[2:] >= 1).all()
 
 
 def test_color_jitter_without_strength_changes_nothing_and_stays_in_range():
     pixels = tf.constant(np.random.default_rng(0).uniform(0, 255, (6, 6, 3)), tf.float32)
-    still = color_jitter(0, 0, 0)(pixels, tf.constant([1, 2]))
+    still = ColorJitter(0, 0, 0)(pixels, tf.constant([1, 2]))
     np.testing.assert_allclose(still, pixels, atol=1e-3)
-    strong = color_jitter(0.9, 0.9, 0.9)(pixels, tf.constant([1, 2])).numpy()
+    strong = ColorJitter(0.9, 0.9, 0.9)(pixels, tf.constant([1, 2])).numpy()
     assert strong.min() >= 0 and strong.max() <= 255
     assert np.abs(strong - pixels).mean() > 5
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from alexnet_keras.data import AUGMENTATIONS, Examples, pipeline
-from alexnet_keras.data.augmentation import Augmentation, unchanged
+from alexnet_keras.data.augmentation import Augmentation, Unchanged
 from alexnet_keras.data.mixing import GROUP, Mixing
 from alexnet_keras.data.pipeline import augmented_view, centre_view, view_seed
 from alexnet_keras.data.stream import (
@@ -232,7 +232,7 @@ def test_mixing_with_neither_kind_is_none(plain):
 def test_the_colour_noise_ends_exactly_at_its_step(plain):
     until = 3
     ending = training(5, color_until=until)
-    without = training(5, augmentation=Augmentation(PUBLISHED.crop, unchanged()))
+    without = training(5, augmentation=Augmentation(PUBLISHED.crop, Unchanged()))
     assert_equal(ending[:until], plain[:until])
     assert_equal(ending[until:], without[until:])
     assert np.abs(plain[until]["images"] - without[until]["images"]).max() > 1
