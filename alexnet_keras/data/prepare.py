@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,12 @@ import keras
 
 from alexnet_keras.data.datasets import load_examples
 from alexnet_keras.data.examples import Examples
+from alexnet_keras.data.near_duplicate_list import (
+    about_near_duplicates,
+    list_near_duplicates,
+    write_near_duplicates,
+)
+from alexnet_keras.data.near_duplicates import find_groups
 from alexnet_keras.data.screening import Skipped, check_skipped, screen
 from alexnet_keras.data.splits import VALIDATION_FRACTION, Splits, hold_out, part, split
 from alexnet_keras.errors import UserError
@@ -23,16 +29,21 @@ def prepare_splits(
     allow_bad: bool = False,
     say: Callable[[str], None] = print,
     skipped_path: Path | None = None,
+    near_duplicates_path: Path | None = None,
     verbose: int = 1,
 ) -> tuple[Splits, list[Skipped]]:
     """Loads a dataset, leaves out unreadable images, and splits what is left.
+
+    Near-duplicates stay together where the split is made here; see `near_duplicates.py`.
 
     Args:
         dataset, data_dir, val_dir: as in `load_examples`.
         allow_bad: go on even if more than 5% of the images are unreadable.
         say: receives a sentence about each choice made.
         skipped_path: where to list the skipped images, written before anything is refused.
-        verbose: 1 shows a progress bar.
+        near_duplicates_path: where to list the groups of near-duplicates, a line for each
+            photograph: group, part, class and key, with tabs between.
+        verbose: 1 shows progress bars, of reading the images and of comparing them.
 
     Raises:
         UserError: the dataset cannot be had, too many of its images are unreadable, or a part or a
@@ -60,8 +71,30 @@ def prepare_splits(
             f"{len(skipped)} of {total} images cannot be read and are left out; "
             f"the first is {skipped[0].key} ({skipped[0].reason})."
         )
-    training, stopping, validation = screened
-    return split(training, stopping, validation), skipped
+    return _split_by_groups(screened, say, near_duplicates_path, verbose), skipped
+
+
+def _split_by_groups(
+    parts: Sequence[Examples | None],
+    say: Callable[[str], None],
+    listed: Path | None,
+    verbose: int,
+) -> Splits:
+    """Splits the training part of `parts`, near-duplicates together, and tells of them."""
+    given = [examples for examples in parts if examples is not None]
+    total = sum(map(len, given))
+    bar = keras.utils.Progbar(total, verbose=verbose, unit_name="thumbnail")
+    groups = find_groups(given, advance=lambda: bar.add(1))
+    training, stopping, validation = parts
+    splits = split(training, stopping, validation, groups[0])
+    found = list_near_duplicates(splits, given, groups)
+    if listed is not None:
+        write_near_duplicates(found, listed)
+    for sentence in about_near_duplicates(
+        found, splits, total, is_split=stopping is None or validation is None
+    ):
+        say(sentence)
+    return splits
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alexnet_keras.data.contents import Names
 from alexnet_keras.data.examples import Examples, key_shares
 from alexnet_keras.errors import UserError
 
@@ -29,19 +30,34 @@ class Splits:
 
 
 def split(
-    training: Examples, stopping: Examples | None = None, validation: Examples | None = None
+    training: Examples,
+    stopping: Examples | None = None,
+    validation: Examples | None = None,
+    groups: np.ndarray | None = None,
 ) -> Splits:
     """Takes a fifth as validation part and a tenth of the rest for stopping, where not given.
 
-    Which example goes where depends on its key alone.
+    Which example goes where depends on its key alone; of a group, on the alphabetically first key
+    in it, where all others follow.
+
+    Args:
+        groups: int64 (examples,), a number for each training example; those with the same number
+            stay together. None for no groups.
 
     Raises:
         UserError: a part comes out empty, or a class has no example to train on.
     """
+    keys = training.keys if groups is None else _leading_keys(training.keys, groups)
+    rest = np.ones(len(training), bool)
     if validation is None:
-        training, validation = part(training, VALIDATION_FRACTION, "validation")
+        inside = _inside(keys, VALIDATION_FRACTION, "validation")
+        validation = training.select(np.flatnonzero(inside))
+        rest &= ~inside
     if stopping is None:
-        training, stopping = part(training, STOPPING_FRACTION, "stopping")
+        inside = rest & _inside(keys, STOPPING_FRACTION, "stopping")
+        stopping = training.select(np.flatnonzero(inside))
+        rest &= ~inside
+    training = training.select(np.flatnonzero(rest))
     for name, examples in (
         ("training", training),
         ("early-stopping", stopping),
@@ -76,8 +92,25 @@ def hold_out(training: Examples, share: float) -> tuple[Examples, Examples | Non
 
 def part(examples: Examples, fraction: float, salt: str) -> tuple[Examples, Examples]:
     """The examples outside and inside a fixed `fraction` of all keys."""
-    inside = key_shares(examples.keys, salt) < fraction
+    inside = _inside(examples.keys, fraction, salt)
     return examples.select(np.flatnonzero(~inside)), examples.select(np.flatnonzero(inside))
+
+
+def _inside(keys: Names, fraction: float, salt: str) -> np.ndarray:
+    """bool (keys,): whether each belongs to a fixed `fraction` of all keys."""
+    return key_shares(keys, salt) < fraction
+
+
+def _leading_keys(keys: Names, groups: np.ndarray) -> Names:
+    """For each key the alphabetically first one of its group."""
+    _, which, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(counts[which] > 1).tolist()
+    first: dict[int, int] = {}
+    for index in sorted(several, key=keys.__getitem__):
+        first.setdefault(which[index], index)
+    leading = np.arange(len(keys))
+    leading[several] = [first[which[index]] for index in several]
+    return keys.select(leading)
 
 
 def _check_classes(training: Examples) -> None:
