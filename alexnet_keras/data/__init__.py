@@ -14,16 +14,20 @@ from alexnet_keras.data.pipeline import (
 from alexnet_keras.data.prepare import TrainingParts, prepare_splits, prepare_training
 from alexnet_keras.data.screening import Skipped, check_skipped, screen
 from alexnet_keras.data.splits import Splits, split
+from alexnet_keras.data.views import CentreView, RandomView, View
 
 __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
     "Augmentation",
+    "CentreView",
     "Examples",
     "Mixing",
+    "RandomView",
     "Skipped",
     "Splits",
     "TrainingParts",
+    "View",
     "centre_view",
     "check_skipped",
     "evaluation_batches",

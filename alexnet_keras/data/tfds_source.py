@@ -20,12 +20,18 @@ from alexnet_keras.network import unreachable
 
 @dataclass(frozen=True)
 class Source:
-    """How a TFDS dataset is used here: where it downloads from, and what its splits are for."""
+    """How a TFDS dataset is used here: where it downloads from, and what its splits are for.
 
-    address: str
+    Where TFDS's address is dead, `by_hand` names the archives that it takes from its folder
+    `downloads/manual` in place of a download, and `found_at` says where people find them.
+    """
+
+    address: str = ""
     train: str = "train"
     stopping: str | None = None
     validation: str | None = None
+    by_hand: tuple[str, ...] = ()
+    found_at: str = ""
 
 
 SOURCES: dict[str, Source] = {
@@ -36,6 +42,17 @@ SOURCES: dict[str, Source] = {
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         stopping="validation",
         validation="test",
+    ),
+    # The authors' split: 8,144 to train on, 8,041 to report on. TFDS checks the archives' SHA-256.
+    "cars196": Source(
+        validation="test",
+        by_hand=(
+            "car_devkit.tgz",
+            "cars_test.tgz",
+            "cars_test_annos_withlabels.mat",
+            "cars_train.tgz",
+        ),
+        found_at="copies are named in https://github.com/pytorch/vision/issues/7545",
     ),
 }
 
@@ -97,8 +114,10 @@ def _prepare(builder: Any, name: str, source: Source | None) -> None:
             f"{name} is not prepared in {place}. {run} `tfds build {name}` once, or "
             "give a folder with --data-dir."
         )
+    if source.by_hand:
+        _check_by_hand(builder, name, source)
     # Offline, TFDS itself would retry for minutes.
-    if (reason := unreachable(source.address)) is not None:
+    elif (reason := unreachable(source.address)) is not None:
         raise Unavailable(
             f"{name} is not in {place} and its host does not answer ({reason}); "
             "connect to the network once, or give a folder with --data-dir."
@@ -110,6 +129,17 @@ def _prepare(builder: Any, name: str, source: Source | None) -> None:
             f"{name} could not be downloaded and prepared in {place} "
             f"({_first_line(error)}); try again, or give a folder with --data-dir."
         ) from error
+
+
+def _check_by_hand(builder: Any, name: str, source: Source) -> None:
+    """Refuses a dataset whose address is dead while an archive is missing: TFDS would ask there."""
+    manual = builder.data_dir_root / "downloads" / "manual"
+    if missing := [file for file in source.by_hand if not (manual / file).exists()]:
+        raise Unavailable(
+            f"{name} is not prepared in {_short(builder.data_dir)}, and where TFDS would download "
+            f"it from is gone. Put {', '.join(missing)} into {_short(manual)} "
+            f"({source.found_at}), or give a folder with one subfolder a class with --data-dir."
+        )
 
 
 def _plain_source(builder: Any, name: str) -> Source:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import shutil
+import tarfile
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import command_line
 from alexnet_keras.data import (
@@ -69,7 +72,7 @@ def test_a_dataset_asked_for_by_name_is_not_replaced(monkeypatch, tmp_path):
         load_examples("oxford_flowers102")
 
 
-@pytest.mark.parametrize("name", tfds_source.SOURCES)
+@pytest.mark.parametrize("name", ["tf_flowers", "oxford_flowers102"])
 def test_tfds_datasets_arrive_as_encoded_images(name, monkeypatch, tmp_path):
     import tensorflow_datasets as tfds
 
@@ -83,6 +86,69 @@ def test_tfds_datasets_arrive_as_encoded_images(name, monkeypatch, tmp_path):
     assert len(set(training.keys)) == 6
     assert training.labels.max() < len(training.class_names) == (102 if official else 5)
     assert training.labels.dtype == np.int32
+
+
+@pytest.fixture
+def cars(tmp_path, monkeypatch):
+    """The four archives of Stanford Cars with two photographs each, and where TFDS wants them."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.image_classification.cars196 import Cars196
+
+    manual = tmp_path / "tfds" / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    monkeypatch.setattr(
+        tfds, "builder", functools.partial(tfds.builder, data_dir=str(tmp_path / "tfds"))
+    )
+
+    def annotations(path, classes):
+        fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
+        rows = [(1, 1, 8, 8, label, f"{n:05}.jpg") for n, label in enumerate(classes, start=1)]
+        savemat(path, {"annotations": np.array([rows], [(name, object) for name in fields])})
+
+    def packed(name, folder):
+        with tarfile.open(manual / name, "w:gz") as archive:
+            archive.add(folder, folder.name)
+
+    for part, classes in (("cars_train", (196, 1)), ("cars_test", (2, 3))):
+        folder = tmp_path / part
+        folder.mkdir()
+        for number, label in enumerate(classes, start=1):
+            Image.new("RGB", (16, 16), (label, 0, 0)).save(folder / f"{number:05}.jpg")
+        packed(f"{part}.tgz", folder)
+    annotations(manual / "cars_test_annos_withlabels.mat", (2, 3))
+    (tmp_path / "devkit").mkdir()
+    annotations(tmp_path / "devkit" / "cars_train_annos.mat", (196, 1))
+    packed("car_devkit.tgz", tmp_path / "devkit")
+    infos = {}
+    for address, published in Cars196.url_infos.items():
+        content = (manual / published.filename).read_bytes()
+        checksum = hashlib.sha256(content).hexdigest()
+        infos[address] = UrlInfo(len(content), checksum, published.filename)
+    monkeypatch.setattr(Cars196, "url_infos", infos)
+    monkeypatch.setattr(tfds_source, "unreachable", lambda address: pytest.fail("asked the host"))
+    return manual
+
+
+def test_cars_are_prepared_from_archives_that_were_put_where_tfds_looks(cars):
+    training, stopping, validation = load_examples("cars196")
+    assert stopping is None
+    assert sorted(training.labels) == [0, 195] and sorted(validation.labels) == [1, 2]
+    assert training.class_names[195] == "smart fortwo Convertible 2012"
+
+
+def test_a_missing_archive_of_cars_is_named_with_its_place(cars):
+    (cars / "cars_test.tgz").unlink()
+    with pytest.raises(Unavailable, match=r"Put cars_test.tgz into .*manual .*--data-dir"):
+        load_examples("cars196")
+
+
+def test_a_damaged_archive_of_cars_is_refused(cars):
+    with (cars / "cars_train.tgz").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(Unavailable, match="cars196 could not be downloaded and prepared"):
+        load_examples("cars196")
 
 
 @pytest.fixture(scope="module")
