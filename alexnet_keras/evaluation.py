@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from scipy import stats
 
 from alexnet_keras.data import Examples, evaluation_batches
 from alexnet_keras.weights import preprocessing_of
+
+#: of a bootstrap; from seed to seed, an end of an interval then moves by a hundredth of its width
+RESAMPLES = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +38,33 @@ class Answers:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each example's true class is the most probable one: bool (examples,)."""
+        return self.ranks <= 1
+
     def top(self, k: int) -> float:
         """The share (0..1) of examples whose true class is among the `k` most probable."""
         return float((self.ranks <= k).mean())
+
+    def balanced_accuracy(self) -> float:
+        """The mean over classes of the share (0..1) of each one's examples that are right.
+
+        Classes without examples do not count; NaN if there are none at all.
+        """
+        counts = np.bincount(self.labels, minlength=self.classes)
+        right = np.bincount(self.labels[self.right], minlength=self.classes)
+        seen = counts > 0
+        return float((right[seen] / counts[seen]).mean()) if seen.any() else float("nan")
+
+    def bootstrap_interval(self, seed: int = 0) -> tuple[float, float]:
+        """The 95% interval of `top(1)` by bootstrap over the examples (percentiles, `RESAMPLES`).
+
+        Returns:
+            Both ends, within 0..1. They are the same where all answers are right or all are wrong,
+            which says nothing of what other examples would bring; NaN for fewer than two examples.
+        """
+        return _bootstrapped_mean(self.right, seed)
 
     def confusion(self) -> np.ndarray:
         """Counts, int64 (classes, classes): rows are true classes, columns predicted ones."""
@@ -47,6 +75,19 @@ class Answers:
         """Indices of wrongly classified examples, the most confident first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:most]
+
+    def confused(self, most: int, at_least: int = 2) -> list[tuple[int, int]]:
+        """The pairs of classes that are taken for each other most often, the lower class first.
+
+        Args:
+            most: how many pairs are returned, if there are so many.
+            at_least: how many mistakes, both ways together, make a pair.
+        """
+        one_way = self.confusion()
+        both_ways = np.triu(one_way + one_way.T, k=1)
+        order = np.argsort(-both_ways, axis=None, kind="stable")[:most]
+        pairs = np.column_stack(np.unravel_index(order, both_ways.shape)).tolist()
+        return [(a, b) for a, b in pairs if both_ways[a, b] >= at_least]
 
 
 class Evaluation(Answers):
@@ -62,6 +103,29 @@ class Evaluation(Answers):
             classes=probabilities.shape[1],
         )
         object.__setattr__(self, "probabilities", probabilities)
+
+
+def accuracy_difference(
+    first: Answers, second: Answers, seed: int = 0
+) -> tuple[float, float, float]:
+    """How much more often `first` is right than `second`, on the same examples in the same order.
+
+    What both answer alike does not widen the interval: each example counts as a pair of answers.
+
+    Returns:
+        The difference of the two `top(1)`, -1..1, and both ends of its 95% interval by paired
+        bootstrap over the examples; NaN ends for fewer than two examples.
+
+    Raises:
+        ValueError: the true classes differ.
+    """
+    if not np.array_equal(first.labels, second.labels):
+        raise ValueError(
+            "Two nets are compared on the same examples in the same order; received "
+            f"{len(first)} and {len(second)} answers, whose true classes differ."
+        )
+    gains = first.right.astype(float) - second.right
+    return first.top(1) - second.top(1), *_bootstrapped_mean(gains, seed)
 
 
 def evaluate(
@@ -92,3 +156,18 @@ def predict(
     )
     probabilities = model.predict(batches.map(lambda images, _: images), verbose=verbose)
     return np.asarray(probabilities, dtype=np.float64)[: len(examples)]
+
+
+def _bootstrapped_mean(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95% percentile interval of a mean; NaN for fewer than two values."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    found = stats.bootstrap(
+        (values.astype(float),),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, 2_000_000 // len(values)),  # 16 MB at a time
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
