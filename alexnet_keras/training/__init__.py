@@ -14,6 +14,7 @@ from alexnet_keras.training.optimization import Optimization, build_optimization
 from alexnet_keras.training.optimizers import layerwise
 from alexnet_keras.training.plan import Plan, set_up
 from alexnet_keras.training.presets import PRESETS, Preset
+from alexnet_keras.training.rate_search import RateSearch, search_rate
 from alexnet_keras.training.stopping import Stopped
 from alexnet_keras.training.strategy import choose_strategy
 from alexnet_keras.training.trainer import HISTORY_COLUMNS, Trainer
@@ -30,6 +31,7 @@ __all__ = [
     "Optimization",
     "Plan",
     "Preset",
+    "RateSearch",
     "StopOnNonFinite",
     "Stopped",
     "Trainer",
@@ -39,6 +41,7 @@ __all__ = [
     "layerwise",
     "make_repeatable",
     "build_optimization",
+    "search_rate",
     "set_precision",
     "set_up",
 ]

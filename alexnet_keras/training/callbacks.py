@@ -28,7 +28,8 @@ COLUMNS = (
 class EpochLog(keras.callbacks.Callback):
     """One row an epoch over all phases of a run: in `rows`, in `history.csv` and in TensorBoard.
 
-    `learning_rate` is the largest of the phase, at the beginning of its epoch.
+    `learning_rate` is the largest of the phase, at the beginning of its epoch. `seconds` of the
+    first epoch of a phase hold what came before it too, such as one run of the frozen layers.
     """
 
     def __init__(self, csv_path: Path, tensorboard_dir: Path) -> None:
@@ -46,9 +47,11 @@ class EpochLog(keras.callbacks.Callback):
     def begin_phase(self, name: str) -> None:
         """Names the phase that the next `fit` belongs to."""
         self._phase = name
+        self._began = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._began = time.monotonic()
+        if epoch > 0:
+            self._began = time.monotonic()
         self._learning_rate = _largest_rate(self.model.optimizer)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

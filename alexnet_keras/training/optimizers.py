@@ -8,7 +8,7 @@ import keras
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
-OPTIMIZERS: dict[str, Callable[[Schedule], keras.optimizers.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[float | Schedule], keras.optimizers.Optimizer]] = {
     "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
     "adamw": lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.05),
 }
@@ -18,7 +18,7 @@ def layerwise(
     kind: str,
     model: keras.Model,
     rates: Mapping[str, float],
-    steps: int,
+    steps: int | None = None,
     *,
     warmup_steps: int = 0,
 ) -> keras.optimizers.Optimizer:
@@ -28,7 +28,8 @@ def layerwise(
         kind: a key of `OPTIMIZERS`: `"sgd"` (Nesterov momentum .9) or `"adamw"` (decay .05).
         model: its trainable layers are the ones to be trained.
         rates: the largest rate of each of these layers, by name.
-        steps: number of steps until the rates are zero.
+        steps: number of steps until the rates are zero; `None` for rates that stay until they are
+            set, each by the `learning_rate` of its part of the optimizer.
         warmup_steps: number of these steps in which the rates rise from zero first.
 
     Raises:
@@ -39,6 +40,8 @@ def layerwise(
         raise ValueError(f"No learning rate for the layers {missing}; rates has {sorted(rates)}.")
 
     def optimizer(rate: float) -> keras.optimizers.Optimizer:
+        if steps is None:
+            return OPTIMIZERS[kind](rate)
         return OPTIMIZERS[kind](
             keras.optimizers.schedules.CosineDecay(
                 0.0 if warmup_steps else rate,
