@@ -7,6 +7,10 @@ import keras
 from alexnet_keras.tower_names import whole
 
 
+class NothingBelow(ValueError):
+    """A cut would leave no layer with weights below it."""
+
+
 def split_model(model: keras.Model, first_trained: str) -> tuple[keras.Model, keras.Model]:
     """The layers before `first_trained`, and the rest; both share their weights with `model`.
 
@@ -20,7 +24,8 @@ def split_model(model: keras.Model, first_trained: str) -> tuple[keras.Model, ke
         the model's output.
 
     Raises:
-        ValueError: there is no such layer, or no layer with weights before the cut.
+        NothingBelow: no layer with weights stands before the cut.
+        ValueError: there is no such layer.
     """
     layers = model.layers
     names = [layer.name for layer in layers]
@@ -49,7 +54,7 @@ def split_model(model: keras.Model, first_trained: str) -> tuple[keras.Model, ke
     while position > 0 and (is_dropout(position) or not separates(position)):
         position -= 1
     if not any(layer.weights for layer in layers[: position + 1]):
-        raise ValueError(f"No layer with weights stands before {first_trained!r} and a cut.")
+        raise NothingBelow(f"No layer with weights stands before {first_trained!r} and a cut.")
     cut = layers[position].output
     trunk = keras.Model(model.input, cut, name=f"{model.name}_trunk")
     tail = keras.Model(cut, model.output, name=f"{model.name}_tail")

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_keras.data import Augmentation, Splits, evaluation_batches, fixed_views
+from alexnet_keras.data import (
+    Augmentation,
+    CentreView,
+    RandomView,
+    Splits,
+    evaluation_batches,
+)
 from alexnet_keras.data.pipeline import steps_per_epoch, training_batches
-from alexnet_keras.training import EpochLog, KeepBest, StopOnNonFinite, layerwise
-from alexnet_keras.transfer.cutting import split_model
-from alexnet_keras.transfer.features import Features, affordable_views, feature_batches
+from alexnet_keras.training import (
+    EpochLog,
+    KeepBest,
+    RateSearch,
+    StopOnNonFinite,
+    layerwise,
+    search_rate,
+)
+from alexnet_keras.transfer.cutting import NothingBelow, split_model
+from alexnet_keras.transfer.feature_cache import FeatureCache
 from alexnet_keras.transfer.plan import Phase
+from alexnet_keras.transfer.trunk_outputs import TrunkOutputs
 from alexnet_keras.weights import preprocessing_of
 
 #: share of a phase's steps in which the rates rise: sudden full rates tear pretrained layers apart
 WARMUP_SHARE = 0.1
+#: outputs of frozen layers are stored where each would be read so often: what writing and reading
+#: them costs comes back, and a few fixed views are worth as much as new ones in every epoch
+EPOCHS_A_VIEW = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,8 @@ class Settings:
         patience: a phase ends when this share of its epochs brought no new best loss on the
             early-stopping part.
         label_smoothing: share of the target probability spread over all classes.
+        search_rate: whether each phase begins with a range test, whose rate takes the place of the
+            largest one planned; the others change in proportion.
     """
 
     augmentation: Augmentation
@@ -44,6 +61,22 @@ class Settings:
     views: int = 4
     patience: float = 0.4
     label_smoothing: float = 0.1
+    search_rate: bool = False
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """How training went.
+
+    Attributes:
+        best: the lowest loss on the early-stopping part, whose weights were kept.
+        best_epoch: the epoch that it was seen after, from 1; `None` if no loss was a number.
+        rate_searches: the range test of each phase, with `Settings.search_rate`.
+    """
+
+    best: float
+    best_epoch: int | None
+    rate_searches: tuple[RateSearch, ...]
 
 
 def fine_tune(
@@ -53,62 +86,61 @@ def fine_tune(
     settings: Settings,
     *,
     log: EpochLog,
-    scratch: Path,
+    cache: FeatureCache,
     say: Callable[[str], None] = print,
     verbose: int = 1,
-) -> KeepBest:
+) -> FineTuned:
     """Trains `model` phase by phase and leaves it with the best weights of all phases.
 
-    Best is the lowest loss on `splits.stopping`. `splits.validation` is not touched. A phase that
-    trains nothing below some layer runs the layers below once for each view and trains the rest
-    from their stored outputs, where the disk has room.
+    Best is the lowest loss on `splits.stopping`. `splits.validation` is not touched. A phase of
+    at least twice as many epochs as `settings.views` runs the frozen layers below what it trains
+    once for each view, and trains the rest on their stored outputs, where the cache has room;
+    outputs that are there from another run are taken.
 
     Args:
         model: a classifier of `build_classifier`, made in the scope of the strategy in force.
-        scratch: a folder for stored outputs; emptied of them in the end.
+        cache: for outputs of frozen layers.
         say: receives a sentence about each choice made.
         verbose: as in `fit`.
 
-    Returns:
-        What was kept: `best` loss and `best_epoch`.
-
     Raises:
-        UserError: the loss became non-finite.
+        UserError: the loss became non-finite, or a photograph went away.
     """
     keeper = KeepBest(model, settings.patience)
-    first_epoch = 0
+    searches: list[RateSearch] = []
+    first_epoch = len(log.rows)
     for number, phase in enumerate(phases):
         log.begin_phase(phase.name)
         for layer in model.layers:
             layer.trainable = layer.name in phase.trained
-        run = _Run(model, splits, phase, settings, [log, keeper, StopOnNonFinite()], verbose)
-        run.first_epoch = first_epoch
-        stored = scratch / f".features-{number}"
-        # Stored outputs pay when fewer views are computed than epochs are trained.
-        if _is_cached(model, phase) and settings.views < phase.epochs:
-            try:
-                run.on_stored_outputs(stored, say)
-            finally:
-                shutil.rmtree(stored, ignore_errors=True)
+        callbacks = [log, keeper, StopOnNonFinite()]
+        run = _Run(model, splits, phase, settings, callbacks, verbose, first_epoch)
+        if (cut := _cut(model, phase, settings.views)) is not None:
+            later = [_cut(model, one, settings.views) for one in phases[number + 1 :]]
+            run.on_stored_outputs(*cut, [one[0] for one in later if one is not None], cache, say)
         else:
             run.on_images()
+        searches += run.searches
         first_epoch = len(log.rows)
         # The next phase goes on from the best, not from the last.
         keeper.restore()
     for layer in model.layers:
         layer.trainable = True
-    return keeper
+    return FineTuned(keeper.best, keeper.best_epoch, tuple(searches))
 
 
-def _is_cached(model: keras.Model, phase: Phase) -> bool:
-    """Whether no convolution is trained: outputs behind all of them are small and worth storing."""
-    return not any(isinstance(model.get_layer(name), keras.layers.Conv2D) for name in phase.trained)
+def _cut(model: keras.Model, phase: Phase, views: int) -> tuple[keras.Model, keras.Model] | None:
+    """The frozen layers and those that are trained, where the outputs of the former are stored."""
+    if phase.epochs < EPOCHS_A_VIEW * views:
+        return None
+    try:
+        return split_model(model, phase.trained[0])
+    except NothingBelow:
+        return None
 
 
 class _Run:
     """One phase of `fine_tune`, with everything it needs at hand."""
-
-    first_epoch = 0
 
     def __init__(
         self,
@@ -118,9 +150,11 @@ class _Run:
         settings: Settings,
         callbacks: list[keras.callbacks.Callback],
         verbose: int,
+        first_epoch: int,
     ) -> None:
         self.model, self.splits, self.phase, self.settings = model, splits, phase, settings
-        self.callbacks, self.verbose = callbacks, verbose
+        self.callbacks, self.verbose, self.first_epoch = callbacks, verbose, first_epoch
+        self.searches: list[RateSearch] = []
         self.image_size = model.input_shape[1]
         self.steps = steps_per_epoch(len(splits.train), settings.batch_size)
         # Shared out evenly: Keras fails on a first batch that gives one device more than another,
@@ -144,41 +178,39 @@ class _Run:
         whole = keras.Model(self.model.input, self.model.output, name=self.model.name)
         self._fit(whole, images, self._centre(self.stopping))
 
-    def on_stored_outputs(self, folder: Path, say: Callable[[str], None]) -> None:
+    def on_stored_outputs(
+        self,
+        trunk: keras.Model,
+        tail: keras.Model,
+        later_trunks: Sequence[keras.Model],
+        cache: FeatureCache,
+        say: Callable[[str], None],
+    ) -> None:
         """Trains the tail on the trunk's outputs for a few fixed views."""
-        trunk, tail = split_model(self.model, self.phase.trained[0])
-        train, stopping = self.splits.train, self.stopping
-        views = affordable_views(trunk, len(train), self.settings.views, folder.parent)
-        if views == 0:
-            say("The disk has no room for stored outputs: the frozen layers run in every epoch.")
-            return self.on_images()
-        say(
-            f"The frozen layers run once for each of {views} x {len(train)} views (random views of "
-            "each photograph); the rest is trained on what they give."
-        )
-        folder.mkdir(exist_ok=True)  # a killed run may have left it
+        train, stopping, settings = self.splits.train, self.stopping, self.settings
+        views = [
+            RandomView(settings.augmentation, settings.seed + number)
+            for number in range(settings.views)
+        ]
+        centre = CentreView(**preprocessing_of(self.model).geometry)
         bar = keras.utils.Progbar(
-            views * len(train) + len(stopping), verbose=self.verbose, unit_name="view"
+            len(views) * len(train) + len(stopping), verbose=self.verbose, unit_name="view"
         )
-        features = Features(folder / "train.npy", views, len(train), trunk)
-        for view in range(views):
-            batches = fixed_views(
-                train,
-                self.settings.augmentation,
-                image_size=self.image_size,
-                batch_size=self.settings.batch_size,
-                seed=self.settings.seed + view,
+        with TrunkOutputs(trunk, cache, settings.batch_size, later_trunks) as outputs:
+            watched = outputs.rows(stopping, [centre], bar)
+            rows = outputs.rows(train, views, bar)
+            if not (len(watched) and len(rows)):
+                say("The disk has no room for stored outputs: the frozen layers run in each epoch.")
+                return self.on_images()
+            say(
+                f"The frozen layers run once for each of {len(rows)} x {len(train)} views (random "
+                "views of each photograph); the rest is trained on what they give."
             )
-            features.fill(view, batches, bar)
-        watched = Features(folder / "stopping.npy", 1, len(stopping), trunk)
-        watched.fill(0, self._centre(stopping).map(lambda images, _: images), bar)
-        self._fit(
-            tail,
-            feature_batches(
-                features.array, _one_hot(train), self.settings.batch_size, self.settings.seed
-            ),
-            (watched.array[0].astype(np.float32), _one_hot(stopping)),
-        )
+            self._fit(
+                tail,
+                outputs.batches(rows, train, settings.batch_size, settings.seed),
+                outputs.in_order(watched[0], stopping, settings.batch_size),
+            )
 
     def _centre(self, examples: Any) -> tf.data.Dataset:
         return evaluation_batches(
@@ -189,16 +221,30 @@ class _Run:
         )
 
     def _fit(self, model: keras.Model, batches: tf.data.Dataset, watched: Any) -> None:
-        epochs = self.phase.epochs
+        phase, epochs = self.phase, self.phase.epochs
+        loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.settings.label_smoothing)
+        rates = phase.rates
+        if self.settings.search_rate:
+            found = search_rate(
+                model,
+                batches,
+                phase=phase.name,
+                optimizer=phase.optimizer,
+                rates=rates,
+                loss=loss,
+            )
+            self.searches.append(found)
+            share = found.chosen / max(rates.values())
+            rates = {name: rate * share for name, rate in rates.items()}
         model.compile(
             layerwise(
-                self.phase.optimizer,
+                phase.optimizer,
                 model,
-                self.phase.rates,
+                rates,
                 steps=epochs * self.steps,
                 warmup_steps=int(WARMUP_SHARE * epochs * self.steps),
             ),
-            keras.losses.CategoricalCrossentropy(label_smoothing=self.settings.label_smoothing),
+            loss,
             metrics=["accuracy"],
         )
         model.fit(
@@ -211,7 +257,3 @@ class _Run:
             callbacks=self.callbacks,
             verbose=self.verbose,
         )
-
-
-def _one_hot(examples: Any) -> np.ndarray:
-    return np.eye(len(examples.class_names), dtype=np.float32)[examples.labels]

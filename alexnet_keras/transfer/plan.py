@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import keras
 
@@ -45,12 +46,12 @@ def plan_phases(
     pretrained: Iterable[str],
     *,
     head: str = "fc",
-    unfreeze_from: str | None,
+    unfreeze_from: Sequence[str],
     head_epochs: int,
     epochs: int,
     learning_rate: float,
 ) -> list[Phase]:
-    """First the layers without pretrained weights, then these and the pretrained ones above them.
+    """First the layers without pretrained weights, then these and the pretrained ones above a cut.
 
     A layer with random weights is trained in every phase; without pretrained layers there is one
     phase, which trains everything. Pretrained batch normalization is never trained: it keeps its
@@ -60,14 +61,17 @@ def plan_phases(
         model: the whole classifier.
         pretrained: names of its layers that hold pretrained weights.
         head: the classifier's head, `"fc"` or `"pooled"`.
-        unfreeze_from: the oldest pretrained layer that the second phase trains; `None` for none.
+        unfreeze_from: the oldest pretrained layer that each phase after the first trains: none,
+            one, or several, from the newest to the oldest, so that training begins with what can
+            be trained on stored outputs of small layers.
         head_epochs: epochs of the first phase.
-        epochs: epochs of the second phase, or of the only one without pretrained layers.
-        learning_rate: rate of the new layers in the phase that trains convolutions; older layers
+        epochs: epochs of each later phase, or of the only one without pretrained layers.
+        learning_rate: rate of the new layers in phases that train pretrained ones; older layers
             get less, the further down the less.
 
     Raises:
-        UserError: `unfreeze_from` is no layer with weights of the model.
+        UserError: one of `unfreeze_from` is no layer with weights of the model, or does not reach
+            further down than the one before.
     """
     names = [layer.name for layer in model.layers if layer.weights]
     pretrained = set(pretrained)
@@ -77,17 +81,11 @@ def plan_phases(
     first_fresh = min(i for i, name in enumerate(names) if name not in pretrained)
     optimizer, rate = HEAD_TRAINING[head]
     phases = [Phase("head", dict.fromkeys(names[first_fresh:], rate), head_epochs, optimizer)]
-    if unfreeze_from is None or epochs == 0:
+    if epochs == 0:
         return phases
-    depths = list(dict.fromkeys(_age(name, names) for name in names))
-    unfrozen = _age(unfreeze_from, names)
-    if unfrozen not in depths:
-        raise UserError(
-            f"There is no layer {unfreeze_from!r} to unfreeze from; the layers of this net are "
-            f"{', '.join(depths)}."
-        )
-    new = depths.index(_age(names[first_fresh], names))
-    first = min(depths.index(unfrozen), new)
+    ages = {name: _age(name, names) for name in names}
+    depths = list(dict.fromkeys(ages.values()))
+    new = depths.index(ages[names[first_fresh]])
     # Few photographs give poor statistics of a batch, and the head was trained on the stored ones:
     # pretrained batch normalization stays as it is.
     kept = {
@@ -95,12 +93,36 @@ def plan_phases(
         for layer in model.layers
         if layer.name in pretrained and isinstance(layer, keras.layers.BatchNormalization)
     }
-    rates = {}
-    for name in names:
-        depth = depths.index(_age(name, names))
-        if depth >= first and name not in kept:
-            rates[name] = learning_rate * OLDER_SHARE ** max(new - depth, 0)
-    return [*phases, Phase(f"fine-tune from {depths[first]}", rates, epochs, "sgd")]
+    for oldest in _oldest(unfreeze_from, names, depths):
+        # Layers without pretrained weights are trained whatever is asked for.
+        first = min(oldest, new)
+        rates = {}
+        for name in names:
+            depth = depths.index(ages[name])
+            if depth >= first and name not in kept:
+                rates[name] = learning_rate * OLDER_SHARE ** max(new - depth, 0)
+        phases.append(Phase(f"fine-tune from {depths[first]}", rates, epochs, "sgd"))
+    return phases
+
+
+def _oldest(unfreeze_from: Sequence[str], names: Sequence[str], depths: Sequence[str]) -> list[int]:
+    """Where in `depths` each phase begins."""
+    found = []
+    for name in unfreeze_from:
+        age = _age(name, names)
+        if age not in depths:
+            raise UserError(
+                f"There is no layer {name!r} to unfreeze from; the layers of this net are "
+                f"{', '.join(depths)}."
+            )
+        found.append(depths.index(age))
+    for (one, earlier), (another, later) in pairwise(zip(unfreeze_from, found, strict=True)):
+        if later >= earlier:
+            raise UserError(
+                f"Layers are unfrozen from the newest to the oldest, and {another!r} is not older "
+                f"than {one!r}; give them the other way round."
+            )
+    return found
 
 
 def _age(name: str, names: Sequence[str]) -> str:

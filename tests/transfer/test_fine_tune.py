@@ -9,32 +9,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_keras.alexnet import VARIANTS, build
-from alexnet_keras.data import AUGMENTATIONS, Examples, Splits
+from alexnet_keras.data import AUGMENTATIONS, Splits
 from alexnet_keras.evaluation import evaluate
 from alexnet_keras.training import EpochLog, choose_strategy
-from alexnet_keras.transfer import Settings, fine_tune, plan_phases
-from alexnet_keras.transfer.features import affordable_views
-from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
+from alexnet_keras.transfer import FeatureCache, Settings, fine_tune, plan_phases
+from two_colours import colored, small_classifier
 
 # Both kinds of phase, as short as they can be: most of the time goes into tracing.
 SHORT = {"views": 1, "head_epochs": 2, "epochs": 1}
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-
-
-def colored(count, seed):
-    """Two classes told apart by colour: red or blue, with noise."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.int32) % 2
-    contents = []
-    for label in labels:
-        pixels = rng.integers(0, 120, (70, 70, 3))
-        pixels[..., 2 * label] += 110
-        file = io.BytesIO()
-        Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-        contents.append(file.getvalue())
-    keys = tuple(f"{seed}-{i}" for i in range(count))
-    return Examples("colored", ("red", "blue"), keys, labels, tuple(contents))
 
 
 @pytest.fixture(scope="module")
@@ -42,31 +25,15 @@ def splits():
     return Splits(colored(32, 0), colored(8, 1), colored(16, 2))
 
 
-def small_classifier():
-    keras.utils.set_random_seed(3)
-    row = replace(
-        VARIANTS["torchvision"], filters=(8, 8, 8, 8, 8), hidden_units=(16, 16), dropout=0.0
-    )
-    pixels = keras.Input((64, 64, 3))
-    preprocessing = InputPreprocessing.of(PREPROCESSING["torchvision"])
-    model = build(row, input_tensor=preprocessing(pixels), classes=2)
-    # He's scale: a net this narrow learns nothing within a few steps from smaller weights.
-    rng = np.random.default_rng(0)
-    for layer in model.layers:
-        for variable in layer.weights:
-            fan_in = np.prod(variable.shape[:-1])
-            deviation = (2 / fan_in) ** 0.5 if variable.name == "kernel" else 0
-            variable.assign(rng.normal(0, deviation, variable.shape))
-    return model
-
-
-def train(splits, folder, pretrained=CONVOLUTIONS, strategy=None, views=2, **plan):
+def train(
+    splits, folder, pretrained=CONVOLUTIONS, strategy=None, views=2, most_bytes=2**30, **plan
+):
     folder.mkdir(exist_ok=True)
     strategy = strategy or choose_strategy("none", 8)
     with strategy.scope():
         model = small_classifier()
         arguments = {
-            "unfreeze_from": "conv4",
+            "unfreeze_from": ("conv4",),
             "head_epochs": 6,
             "epochs": 4,
             "learning_rate": 0.02,
@@ -77,7 +44,8 @@ def train(splits, folder, pretrained=CONVOLUTIONS, strategy=None, views=2, **pla
             AUGMENTATIONS["alexnet2012"](), batch_size=8, views=views, label_smoothing=0.0
         )
         before = {layer.name: layer.get_weights() for layer in model.layers}
-        keeper = fine_tune(model, splits, phases, settings, log=log, scratch=folder, verbose=0)
+        cache = FeatureCache(folder / "cache", most_bytes)
+        keeper = fine_tune(model, splits, phases, settings, log=log, cache=cache, verbose=0)
     return model, before, keeper, log
 
 
@@ -98,7 +66,6 @@ def test_phases_train_what_they_say_and_the_net_learns(splits, tmp_path):
     assert [row["phase"] for row in log.rows][:6] == ["head"] * 6
     assert log.rows[6]["phase"] == "fine-tune from conv4"
     assert evaluate(model, splits.validation).top(1) >= 0.9
-    assert not [p for p in (tmp_path / "run").iterdir() if p.name.startswith(".features")]
 
 
 def test_the_model_ends_with_the_best_weights_of_all_phases(splits, tmp_path):
@@ -152,17 +119,36 @@ def test_an_odd_number_of_photographs_can_be_shared_by_two_devices(splits, tmp_p
     assert evaluate(model, odd.validation, batch_size=8).probabilities.shape == (9, 2)
 
 
-def test_a_full_disk_means_fewer_views_or_none(monkeypatch, tmp_path):
-    trunk = keras.Sequential([keras.Input((10, 10, 3)), keras.layers.Flatten()])
-    one_view = 2 * 300 * 100
+def test_a_second_run_finds_what_the_first_stored_and_ends_alike(splits, tmp_path, monkeypatch):
+    first, _, _, _ = train(splits, tmp_path / "run", epochs=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_keras.data.pipeline.decode_window", None)  # no image is looked at
+        second, _, _, _ = train(splits, tmp_path / "run", epochs=0)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
-    def free(space):
-        monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": space}))
-        return affordable_views(trunk, 100, 4, tmp_path)
 
-    assert free(2 * one_view * 10) == 4
-    assert free(2 * one_view * 3) == 3
-    assert free(one_view) == 0
+def test_a_phase_that_trains_convolutions_learns_from_stored_outputs_too(
+    splits, tmp_path, monkeypatch
+):
+    # Two views, four epochs: the frozen convolutions run twice.
+    model, before, _, log = train(splits, tmp_path / "run", unfreeze_from=("conv5", "conv4"))
+    assert changed(model, before) == {"conv4", "conv5", "fc6", "fc7", "fc8"}
+    assert log.rows[-1]["phase"] == "fine-tune from conv4"
+    stored = {entry.description for entry in FeatureCache(tmp_path / "run" / "cache").sets()}
+    assert {name.split(" of ")[0] for name in stored} == {"flatten", "conv4", "conv3"}
+    assert evaluate(model, splits.validation).top(1) >= 0.9
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_keras.data.pipeline.decode_window", None)  # no image is looked at
+        again, _, _, _ = train(splits, tmp_path / "run", unfreeze_from=("conv5", "conv4"))
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_without_room_the_frozen_layers_run_in_every_epoch(splits, tmp_path):
+    model, before, _, _ = train(splits, tmp_path / "run", epochs=0, head_epochs=8, most_bytes=0)
+    assert changed(model, before) == {"fc6", "fc7", "fc8"}
+    assert evaluate(model, splits.validation).top(1) >= 0.9
 
 
 def test_images_reach_the_net_with_its_own_preprocessing(splits):

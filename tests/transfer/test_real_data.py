@@ -9,7 +9,13 @@ import pytest
 from alexnet_keras.data import AUGMENTATIONS, Splits, read_folder
 from alexnet_keras.evaluation import evaluate
 from alexnet_keras.training import EpochLog
-from alexnet_keras.transfer import Settings, build_classifier, fine_tune, plan_phases
+from alexnet_keras.transfer import (
+    FeatureCache,
+    Settings,
+    build_classifier,
+    fine_tune,
+    plan_phases,
+)
 
 
 def accuracy_of_a_head(flower_photos, folder, **options):
@@ -27,7 +33,7 @@ def accuracy_of_a_head(flower_photos, folder, **options):
         built.model,
         built.loaded.loaded,
         head=built.head,
-        unfreeze_from=None,
+        unfreeze_from=(),
         head_epochs=20,
         epochs=0,
         learning_rate=0.01,
@@ -38,7 +44,7 @@ def accuracy_of_a_head(flower_photos, folder, **options):
         phases,
         Settings(AUGMENTATIONS["inception"](), views=1),
         log=EpochLog(folder / "history.csv", folder / "tensorboard"),
-        scratch=folder,
+        cache=FeatureCache(folder / "cache"),
         verbose=0,
     )
     return evaluate(built.model, splits.validation).top(1)

@@ -1,0 +1,221 @@
+"""Outputs of a frozen trunk, computed once for each view of a photograph and kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from alexnet_keras.data import Examples, View, fixed_views
+from alexnet_keras.data.pipeline import shuffled_steps, view_seed
+from alexnet_keras.errors import UserError
+from alexnet_keras.transfer.feature_cache import FeatureCache, FeatureSet, stored_size
+
+#: keys made at a time: all of a million images would be some hundred megabytes
+CHUNK = 8192
+
+
+class TrunkOutputs:
+    """What a trunk gives for views of photographs, in float16. To be closed, or used in a `with`.
+
+    float16 rounds to one part in 2,000, far below what dropout does to the same numbers.
+    """
+
+    def __init__(
+        self,
+        trunk: keras.Model,
+        cache: FeatureCache,
+        batch_size: int,
+        prefixes: Sequence[keras.Model] = (),
+    ) -> None:
+        """
+        Args:
+            trunk: from pixels (batch, size, size, 3) in 0..255 to activations; its weights are not
+                to change any more.
+            batch_size: images that it runs on at a time.
+            prefixes: shorter trunks that this one begins with, whose outputs will be asked for
+                later: they are stored on the way, where there is room for them too.
+
+        Raises:
+            UserError: the cache cannot be written to.
+        """
+        trunks = {trunk_fingerprint(one): one for one in (trunk, *prefixes)}
+        together = keras.Model(trunk.input, [one.output for one in trunks.values()])
+        # Called as a function, on one device: under a strategy, predict_on_batch would give every
+        # device the whole batch.
+        self._run = tf.function(lambda images: keras.tree.flatten(together(images, training=False)))
+        self._image_size, self._shape = trunk.input_shape[1], trunk.output_shape[1:]
+        self._batch_size, self._cache = batch_size, cache
+        self._fingerprints = list(trunks)
+        with ExitStack() as opened:
+            self._sets = [
+                opened.enter_context(
+                    cache.open(
+                        fingerprint,
+                        one.output_shape[1:],
+                        f"{one.layers[-1].name} of {one.name} at {self._image_size} px",
+                    )
+                )
+                for fingerprint, one in trunks.items()
+            ]
+            self._opened = opened.pop_all()
+        self._stored = self._sets[0]
+
+    def __enter__(self) -> TrunkOutputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def rows(
+        self, examples: Examples, views: Sequence[View], bar: keras.utils.Progbar | None = None
+    ) -> np.ndarray:
+        """Where the outputs are, for as many of the views as there is room for.
+
+        What is not in the cache yet is computed now.
+
+        Args:
+            bar: is told of each view of an image that is there.
+
+        Returns:
+            int64 (views, examples) with fewer views where room is short, or none; for `read` and
+            `batches`.
+
+        Raises:
+            UserError: an image changed or went away meanwhile.
+        """
+        digests = examples.contents.digests()
+        rows = np.empty((len(views), len(examples)), np.int64)
+        for number, view in enumerate(views):
+            rows[number] = self._find(view, digests)
+        there, sets = self._fitting((rows < 0).sum(axis=1))
+        for number in range(there):
+            missing = np.flatnonzero(rows[number] < 0)
+            if bar is not None:
+                bar.add(len(examples) - len(missing))
+            try:
+                self._compute(examples.select(missing), views[number], sets, bar)
+            except OSError:  # the disk is full after all
+                there = number
+                break
+            rows[number] = self._find(views[number], digests)
+            if (lost := np.flatnonzero(rows[number] < 0)).size:
+                raise UserError(
+                    f"{examples.keys[lost[0]]} changed while it was read; start again when the "
+                    "photographs stay as they are."
+                )
+        return rows[:there]
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """float16 (rows, *trunk output)."""
+        return self._stored.read(rows)
+
+    def batches(
+        self, rows: np.ndarray, examples: Examples, batch_size: int, seed: int
+    ) -> tf.data.Dataset:
+        """Endless batches of a random view of each example, in a new order each epoch.
+
+        Args:
+            rows: int64 (views, examples), of these examples.
+
+        Yields:
+            float32 (batch, *trunk output) and float32 (batch, classes).
+        """
+        views, count = rows.shape
+
+        def choose(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            view = tf.random.stateless_uniform(
+                [], view_seed(seed, step, index), maxval=views, dtype=tf.int64
+            )
+            return tf.gather_nd(rows, tf.stack([view, index])), tf.gather(examples.labels, index)
+
+        return (
+            shuffled_steps(count, batch_size, seed)
+            .map(choose)
+            .batch(min(batch_size, count), drop_remainder=True)
+            .map(self._loader(examples))
+            .prefetch(2)
+        )
+
+    def in_order(self, rows: np.ndarray, examples: Examples, batch_size: int) -> tf.data.Dataset:
+        """The outputs in `rows` (examples,) and their targets, once, in order; as `batches`."""
+        pairs = tf.data.Dataset.from_tensor_slices((rows, examples.labels))
+        return pairs.batch(batch_size).map(self._loader(examples)).prefetch(2)
+
+    def _loader(self, examples: Examples) -> Callable[[tf.Tensor, tf.Tensor], tuple]:
+        """From rows and labels of a batch to outputs and one-hot targets."""
+        classes = len(examples.class_names)
+
+        def load(rows: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            outputs = tf.numpy_function(self.read, [rows], tf.float16, stateful=True)
+            outputs = tf.ensure_shape(outputs, (rows.shape[0], *self._shape))
+            return tf.cast(outputs, tf.float32), tf.one_hot(labels, classes)
+
+        return load
+
+    def _find(self, view: View, digests: np.ndarray) -> np.ndarray:
+        """Rows of one view of each image, int64 (images,); -1 where there is none."""
+        rows = np.empty(len(digests), np.int64)
+        for first in range(0, len(digests), CHUNK):
+            some = slice(first, first + CHUNK)
+            rows[some] = self._stored.rows(
+                [self._key(view, digest.tobytes()) for digest in digests[some]]
+            )
+        return rows
+
+    def _fitting(self, missing: np.ndarray) -> tuple[int, list[FeatureSet]]:
+        """For how many views there is room, of which `missing` outputs are to be stored each, and
+        the sets that they go to: those of the prefixes only if all of them fit.
+        """
+        sizes = [stored_size(one.shape) for one in self._sets]
+        room = self._cache.room(int(sum(sizes) * missing.sum()), keep=self._fingerprints)
+        if sum(sizes) * missing.sum() <= room:
+            return len(missing), self._sets
+        return int((sizes[0] * np.cumsum(missing) <= room).sum()), self._sets[:1]
+
+    def _compute(
+        self,
+        examples: Examples,
+        view: View,
+        sets: Sequence[FeatureSet],
+        bar: keras.utils.Progbar | None,
+    ) -> None:
+        if not len(examples):
+            return
+        batches = fixed_views(
+            examples, view, image_size=self._image_size, batch_size=self._batch_size
+        )
+        for images, digests in batches:
+            keys = [self._key(view, digest) for digest in digests.numpy()]
+            # The prefixes first: whoever finds an output of the trunk need not look for theirs.
+            for stored, outputs in reversed(list(zip(sets, self._run(images), strict=False))):
+                stored.add(keys, outputs.numpy())
+            if bar is not None:
+                bar.add(len(keys))
+
+    def _key(self, view: View, digest: bytes) -> bytes:
+        return hashlib.sha256(repr(view).encode() + digest).digest()
+
+
+def trunk_fingerprint(trunk: keras.Model) -> str:
+    """SHA-256, in hexadecimal, of all that a trunk's outputs depend on besides the pixels.
+
+    Those are its layers with their settings and names, the preprocessing among them, the size of
+    its input, its weights, and the versions of this package and of TensorFlow, which decode and
+    compute.
+    """
+    versions = [version("alexnet-keras"), tf.__version__, keras.__version__]
+    config = json.dumps([versions, trunk.get_config()], sort_keys=True, default=repr)
+    found = hashlib.sha256(config.encode())
+    for variable in trunk.weights:
+        found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+    return found.hexdigest()

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from alexnet_keras import UserError
+from alexnet_keras.data import AUGMENTATIONS, CentreView, Examples, RandomView
+from alexnet_keras.transfer import FeatureCache
+from alexnet_keras.transfer.trunk_outputs import TrunkOutputs, trunk_fingerprint
+
+CENTRE = CentreView(256 / 224)
+RANDOM = [RandomView(AUGMENTATIONS["inception"](), number) for number in range(3)]
+
+
+def photographs(folder, count=9):
+    """Files of noise, each another."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(file, "PNG")
+        path = folder / f"{number}.png"
+        path.write_bytes(file.getvalue())
+        paths.append(path)
+    labels = np.arange(count) % 2
+    return Examples("noise", ("a", "b"), [path.name for path in paths], labels, paths)
+
+
+def trunk(size=32, seed=0, stride=2):
+    keras.utils.set_random_seed(seed)
+    pixels = keras.Input((size, size, 3), name="image")
+    x = keras.layers.Rescaling(1 / 255, name="preprocessing")(pixels)
+    x = keras.layers.Conv2D(4, 3, stride, activation="relu", name="conv1")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="average")(x)
+    return keras.Model(pixels, x, name="trunk")
+
+
+def outputs_of(net, examples, views, cache, batch_size=4):
+    with TrunkOutputs(net, cache, batch_size) as outputs:
+        rows = outputs.rows(examples, views)
+        return np.array([outputs.read(some) for some in rows]), rows
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FeatureCache(tmp_path / "cache")
+
+
+@pytest.fixture
+def examples(tmp_path):
+    return photographs(tmp_path)
+
+
+def test_they_are_what_the_trunk_gives_to_half_precision(examples, cache):
+    net = trunk()
+    stored, rows = outputs_of(net, examples, [CENTRE, *RANDOM], cache)
+    assert rows.shape == (4, 9) and len(set(rows.ravel())) == 36
+    images = np.array([CENTRE(tf.constant(c), None, 32) for c in examples.contents])
+    np.testing.assert_allclose(stored[0], net(images), rtol=2**-11, atol=2**-24)
+    assert all(np.abs(a - b).max() > 0.01 for a, b in pairwise(stored))
+
+
+def test_what_is_there_is_not_computed_again(examples, cache, monkeypatch):
+    first, _ = outputs_of(trunk(), examples, RANDOM, cache)
+    monkeypatch.setattr("alexnet_keras.transfer.trunk_outputs.fixed_views", None)
+    again, _ = outputs_of(trunk(), examples.select([3, 1]), RANDOM, cache)
+    np.testing.assert_array_equal(again, first[:, [3, 1]])
+
+
+def prefix(net):
+    """The trunk up to its convolution."""
+    return keras.Model(net.input, net.get_layer("conv1").output, name="prefix")
+
+
+def test_outputs_of_a_prefix_are_stored_on_the_way(examples, cache, monkeypatch):
+    net = trunk()
+    with TrunkOutputs(net, cache, 4, [prefix(net), net]) as outputs:
+        rows = outputs.rows(examples, RANDOM)
+        stored = outputs.read(rows[0])
+    assert sorted(entry.outputs for entry in cache.sets()) == [27, 27]
+    monkeypatch.setattr("alexnet_keras.transfer.trunk_outputs.fixed_views", None)
+    before, _ = outputs_of(prefix(net), examples, RANDOM, cache)
+    np.testing.assert_allclose(before[0].mean((1, 2)), stored, rtol=2e-3, atol=1e-4)
+
+
+def test_a_prefix_goes_without_where_there_is_room_for_the_trunk_alone(examples, tmp_path):
+    net = trunk()
+    tight = FeatureCache(tmp_path / "cache", 100_000)
+    with TrunkOutputs(net, tight, 4, [prefix(net)]) as outputs:
+        assert outputs.rows(examples, RANDOM).shape == (3, 9)
+    assert sorted(entry.outputs for entry in tight.sets()) == [0, 27]
+
+
+@pytest.mark.parametrize("seed, stride, size", [(1, 2, 32), (0, 3, 32), (0, 2, 24)])
+def test_another_trunk_shares_nothing(examples, cache, seed, stride, size):
+    outputs_of(trunk(), examples, [CENTRE], cache)
+    other = trunk(size, seed, stride)
+    stored, _ = outputs_of(other, examples, [CENTRE], cache)
+    images = np.array([CENTRE(tf.constant(c), None, size) for c in examples.contents])
+    np.testing.assert_allclose(stored[0], other(images), rtol=2**-11, atol=2**-24)
+    assert [entry.outputs for entry in cache.sets()] == [9, 9]
+
+
+def test_one_changed_weight_makes_another_trunk_and_a_second_copy_does_not():
+    net = trunk()
+    assert trunk_fingerprint(trunk()) == trunk_fingerprint(net)
+    kernel = net.get_layer("conv1").kernel
+    values = kernel.numpy()
+    values.flat[5] = np.nextafter(values.flat[5], 1)
+    kernel.assign(values)
+    assert trunk_fingerprint(trunk()) != trunk_fingerprint(net)
+
+
+def test_a_photograph_that_changes_is_computed_anew_and_a_moved_one_is_not(
+    examples, cache, tmp_path
+):
+    before, _ = outputs_of(trunk(), examples, [CENTRE], cache)
+    first, second = tmp_path / "0.png", tmp_path / "1.png"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    after, _ = outputs_of(trunk(), examples, [CENTRE], cache)
+    np.testing.assert_array_equal(after[0, [1, 0]], before[0, [0, 1]])
+    np.testing.assert_array_equal(after[0, 2:], before[0, 2:])
+    (only,) = cache.sets()
+    assert only.outputs == 9
+    Image.new("RGB", (40, 40)).save(first)
+    after, _ = outputs_of(trunk(), examples, [CENTRE], cache)
+    assert np.abs(after[0, 0] - before[0, 0]).max() > 0.01
+
+
+def test_a_photograph_that_changes_meanwhile_is_told(examples, cache, tmp_path, monkeypatch):
+    real = TrunkOutputs._compute
+
+    def compute(self, some, view, bar):
+        Image.new("RGB", (40, 40)).save(tmp_path / "7.png")
+        real(self, some, view, bar)
+
+    monkeypatch.setattr(TrunkOutputs, "_compute", compute)
+    with pytest.raises(UserError, match=r"7\.png changed while it was read; start again"):
+        outputs_of(trunk(), examples, [CENTRE], cache)
+
+
+def test_two_photographs_of_the_same_bytes_share_an_output(cache, examples):
+    twice = examples.select([0, 1, 0, 0])
+    _, rows = outputs_of(trunk(), twice, [CENTRE], cache)
+    assert len(set(rows[0])) == 2 and rows[0, 0] == rows[0, 2] == rows[0, 3]
+
+
+def test_short_room_means_fewer_views(examples, tmp_path):
+    net = trunk()
+    roomy = FeatureCache(tmp_path / "roomy")
+    outputs_of(net, examples, RANDOM[:1], roomy)
+    outputs_of(net, examples, RANDOM[:2], roomy)
+    (entry,) = roomy.sets()
+    tight = FeatureCache(tmp_path / "roomy", most_bytes=entry.size + 10)
+    _, rows = outputs_of(net, examples, RANDOM, tight)
+    assert rows.shape == (2, 9)
+    _, rows = outputs_of(net, examples, RANDOM, FeatureCache(tmp_path / "none", most_bytes=0))
+    assert rows.shape == (0, 9)
+
+
+def test_a_disk_that_fills_on_the_way_leaves_the_whole_views(examples, cache, monkeypatch):
+    from alexnet_keras.transfer.feature_cache import FeatureSet
+
+    real, added = FeatureSet.add, []
+
+    def add(self, keys, outputs):
+        if len(added) == 4:  # three batches a view
+            raise OSError("outputs cannot be stored (database or disk is full)")
+        added.append(len(keys))
+        real(self, keys, outputs)
+
+    monkeypatch.setattr(FeatureSet, "add", add)
+    stored, rows = outputs_of(trunk(), examples, RANDOM, cache)
+    assert rows.shape == (1, 9)
+    monkeypatch.undo()
+    again, _ = outputs_of(trunk(), examples, RANDOM, cache)
+    np.testing.assert_array_equal(again[0], stored[0])
+
+
+def test_batches_give_each_example_once_an_epoch_in_one_of_its_views(examples, cache):
+    each = replace(examples, labels=np.arange(9), class_names=tuple("abcdefghi"))
+    with TrunkOutputs(trunk(), cache, 4) as outputs:
+        rows = outputs.rows(examples, RANDOM)
+        stored = np.array([outputs.read(some) for some in rows]).astype(np.float32)
+        seen = set()
+        for features, target in outputs.batches(rows, each, 3, seed=1).take(30):
+            for feature, example in zip(features.numpy(), target.numpy().argmax(1), strict=True):
+                (view,) = [v for v in range(3) if np.array_equal(stored[v, example], feature)]
+                seen.add((int(example), view))
+        assert len(seen) == 27  # 30 steps are ten epochs
+        epoch = [t.numpy().argmax(1) for _, t in outputs.batches(rows, each, 3, seed=1).take(3)]
+        assert sorted(np.concatenate(epoch)) == list(range(9))
+        ordered = list(outputs.in_order(rows[0], each, 4))
+        np.testing.assert_array_equal(np.concatenate([f for f, _ in ordered]), stored[0])
+        np.testing.assert_array_equal(np.concatenate([t for _, t in ordered]), np.eye(9))
