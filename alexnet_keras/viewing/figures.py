@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -26,12 +27,14 @@ _COLOURS = {
     "#050505": "var(--band)",
     "#060606": "var(--card)",
 }
-_INK, _MUTED, _RULE, _STOP, _BAND, _CARD = _COLOURS
+INK, MUTED, RULE, STRONG, BAND, CARD = _COLOURS
 
 _POINTS_WIDE, _POINTS_HIGH = 400, 236
 #: of the axes, as shares of the figure
 _LEFT, _WIDTH = 0.1, 0.89
-_FONT, _PHASE_FONT = 10.5, 9.5
+_FONT = 10.5
+#: of names within a figure
+LABEL_FONT = 9.5
 #: width of a character of ordinary text, as a share of the font size
 _CHARACTER = 0.56
 
@@ -106,49 +109,78 @@ def training_curve(history: Sequence[dict[str, Any]], quantity: str) -> Markup:
     stopping = [scale * number(row.get(f"stop_{quantity}")) for row in history]
     best = lowest_stop_loss(history)
 
-    figure = Figure(figsize=(_POINTS_WIDE / 72, _POINTS_HIGH / 72))
-    axes = figure.add_axes((_LEFT, 0.125, _WIDTH, 0.845))
+    figure, axes = new_axes()
     first, last = (min(epochs), max(epochs)) if epochs else (1, 1)
     # Half an epoch of air on each side; a lone epoch would otherwise have no width at all.
     axes.set_xlim(first - 0.5, last + 0.5)
-    axes.plot(epochs, trained, color=_MUTED, linewidth=1.4, dashes=(3.2, 1.8), zorder=3)
-    axes.plot(epochs, stopping, color=_STOP, linewidth=2, zorder=4)
+    axes.plot(epochs, trained, color=MUTED, linewidth=1.4, dashes=(3.2, 1.8), zorder=3)
+    axes.plot(epochs, stopping, color=STRONG, linewidth=2, zorder=4)
     # A point with gaps on both sides is no line.
     small = {"linestyle": "none", "marker": "o", "markeredgewidth": 0, "zorder": 5}
     larger = 2 if len(epochs) == 1 else 1
-    axes.plot(epochs, trained, color=_MUTED, markersize=2.6 * larger, **small)
-    axes.plot(epochs, stopping, color=_STOP, markersize=3.2 * larger, **small)
+    axes.plot(epochs, trained, color=MUTED, markersize=2.6 * larger, **small)
+    axes.plot(epochs, stopping, color=STRONG, markersize=3.2 * larger, **small)
     if best is not None:
         axes.plot(
             epochs[best],
             stopping[best],
             marker="o",
             markersize=7,
-            color=_CARD,
-            markeredgecolor=_STOP,
+            color=CARD,
+            markeredgecolor=STRONG,
             markeredgewidth=1.8,
             zorder=6,
         )
     known = [value for value in trained + stopping if not math.isnan(value)]
-    _set_heights(axes, known, most=100 if quantity == "accuracy" else math.inf)
+    set_heights(axes, known, most=100 if quantity == "accuracy" else math.inf)
     _draw_phases(axes, phase_spans(history), first, last)
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
-    axes.tick_params(length=0, labelsize=_FONT, labelcolor=_MUTED, pad=5)
-    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+    if not known:
+        say_nothing_known(axes)
+    return inline_svg(figure, quantity, f"{quantity.capitalize()} over {len(epochs)} epochs")
+
+
+def new_axes() -> tuple[Figure, Axes]:
+    """An empty figure in the page's look: a ground line, faint lines across, no frame."""
+    figure = Figure(figsize=(_POINTS_WIDE / 72, _POINTS_HIGH / 72))
+    axes = figure.add_axes((_LEFT, 0.125, _WIDTH, 0.845))
+    axes.tick_params(length=0, labelsize=_FONT, labelcolor=MUTED, pad=5)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_RULE)
-    if not known:
-        axes.set_yticks([])
-        axes.text(
-            0.5, 0.5, "nothing was recorded", transform=axes.transAxes, ha="center", color=_MUTED
-        )
-    return _inline_svg(figure, quantity, f"{quantity.capitalize()} over {len(epochs)} epochs")
+        spine.set_color(RULE)
+    return figure, axes
+
+
+def mark_place(axes: Axes, x: float, label: str) -> None:
+    """A line upright at `x`, with its label at the top on the side where there is room."""
+    axes.axvline(x, color=INK, linewidth=1, zorder=2)
+    # In the scale of the axis, which may be logarithmic.
+    left, right = axes.transData.transform([(x, 0), (axes.get_xlim()[1], 0)])[:, 0]
+    roomy = len(label) * LABEL_FONT * _CHARACTER + 10 < (right - left) * 72 / axes.figure.dpi
+    axes.annotate(
+        label,
+        (x, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(5 if roomy else -5, -3),
+        textcoords="offset points",
+        va="top",
+        ha="left" if roomy else "right",
+        fontsize=LABEL_FONT,
+        color=INK,
+        parse_math=False,
+    )
+
+
+def say_nothing_known(axes: Axes) -> None:
+    """What stands in a figure without a single value."""
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, "nothing was recorded", transform=axes.transAxes, ha="center", color=MUTED)
 
 
 def confusion_map(confusion: np.ndarray, class_names: Sequence[str]) -> Markup:
@@ -301,7 +333,8 @@ def _epochs(history: Sequence[dict[str, Any]]) -> list[float]:
     return [i + 1 if math.isnan(epoch) else epoch for i, epoch in enumerate(known)]
 
 
-def _set_heights(axes: Any, known: list[float], most: float) -> None:
+def set_heights(axes: Axes, known: list[float], most: float = math.inf) -> None:
+    """Shows all `known` values, with air above them for names; no tick is above `most`."""
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     span = (high - low) or abs(high) * 0.1 or 1
     bottom = max(low - 0.06 * span, 0) if low >= 0 else low - 0.06 * span
@@ -312,15 +345,15 @@ def _set_heights(axes: Any, known: list[float], most: float) -> None:
     axes.set_ylim(bottom, top)
 
 
-def _draw_phases(axes: Any, spans: list[PhaseSpan], first: float, last: float) -> None:
+def _draw_phases(axes: Axes, spans: list[PhaseSpan], first: float, last: float) -> None:
     width = _WIDTH * _POINTS_WIDE / (last - first + 1)
     for i, span in enumerate(spans):
         left, right = span.first - 0.5, span.last + 0.5
         if i % 2:
-            axes.axvspan(left, right, color=_BAND, linewidth=0, zorder=0)
+            axes.axvspan(left, right, color=BAND, linewidth=0, zorder=0)
         if i:
-            axes.axvline(left, color=_RULE, linewidth=0.8, zorder=1)
-        fits = len(span.name) * _PHASE_FONT * _CHARACTER < (right - left) * width - 10
+            axes.axvline(left, color=RULE, linewidth=0.8, zorder=1)
+        fits = len(span.name) * LABEL_FONT * _CHARACTER < (right - left) * width - 10
         axes.annotate(
             span.name if fits else str(i + 1),
             (left, 1),
@@ -328,13 +361,13 @@ def _draw_phases(axes: Any, spans: list[PhaseSpan], first: float, last: float) -
             xytext=(5, -3),
             textcoords="offset points",
             va="top",
-            fontsize=_PHASE_FONT,
-            color=_INK,
+            fontsize=LABEL_FONT,
+            color=INK,
             parse_math=False,
         )
 
 
-def _inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
+def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
     """The figure as an element for the page: unique ids, no size, no fonts, no style sheet."""
     file = io.StringIO()
     # Text stays text: it takes the page's font, can be searched, and is a tenth of its outlines.

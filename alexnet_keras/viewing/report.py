@@ -14,6 +14,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from alexnet_keras.training import RateSearch
+from alexnet_keras.viewing.comparison import Comparison, accuracy_after, comparison_curve
 from alexnet_keras.viewing.figures import (
     MOST_LABELLED,
     confusion_map,
@@ -25,6 +27,7 @@ from alexnet_keras.viewing.figures import (
     printable,
     training_curve,
 )
+from alexnet_keras.viewing.rate_search import rate_curve, tried
 
 #: what stands for a value that is missing or undefined
 DASH = "–"
@@ -54,6 +57,27 @@ class Mistake:
 
 
 @dataclass(frozen=True, eq=False)
+class ConfusedClasses:
+    """Two classes that are taken for each other, in pictures (JPEG thumbnails).
+
+    Attributes:
+        first, second: class names.
+        first_taken: photographs of the first class that were taken for the second.
+        second_taken: photographs of the second class that were taken for the first.
+        mistakes: some of these, the most confident first.
+        first_trained, second_trained: some training photographs of each class.
+    """
+
+    first: str
+    second: str
+    first_taken: int
+    second_taken: int
+    mistakes: Sequence[Mistake]
+    first_trained: Sequence[bytes]
+    second_trained: Sequence[bytes]
+
+
+@dataclass(frozen=True, eq=False)
 class Report:
     """All that the page of a run shows.
 
@@ -74,6 +98,9 @@ class Report:
         examples: JPEG thumbnails of training views, each with a caption.
         stops_early: whether the part that was watched while training decided when to stop; else it
             was watched only, or there was none.
+        confused: the classes most often taken for each other, in pictures.
+        comparison: the net beside one from random weights, if one was trained.
+        rate_searches: how the learning rates of phases were found, where they were searched for.
 
     Raises:
         ValueError: the confusion matrix does not fit the class names.
@@ -90,6 +117,9 @@ class Report:
     config: dict[str, Any]
     examples: Sequence[tuple[bytes, str]] = ()
     stops_early: bool = True
+    confused: Sequence[ConfusedClasses] = ()
+    comparison: Comparison | None = None
+    rate_searches: Sequence[RateSearch] = ()
 
     def __post_init__(self) -> None:
         shape = np.shape(self.confusion)
@@ -157,6 +187,11 @@ def render_report(report: Report) -> str:
         phases=phases,
         totals=_layer_totals(report.layers, phases),
         times=_times(report.metrics),
+        comparison_curve=report.comparison and comparison_curve(report.comparison),
+        rate_curves=[
+            (search, tried(search), rate_curve(search, f"rates{place}"))
+            for place, search in enumerate(report.rate_searches)
+        ],
         nan=math.nan,
     )
 
@@ -262,6 +297,12 @@ def _with_unit(value: Any, base: int, units: tuple[str, ...]) -> str:
     return f"{text} {units[power]}".rstrip()
 
 
+def _format_points(share: Any) -> str:
+    """A difference of shares, -1..1, in percentage points as "17.0"; true minus sign."""
+    share = number(share)
+    return DASH if math.isnan(share) else f"{100 * share:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
 def _format_figure(value: Any) -> str:
     value = number(value)
     return DASH if math.isnan(value) else f"{value:.4g}"
@@ -339,6 +380,8 @@ def _template() -> jinja2.Template:
         figure=_format_figure,
         scalar=_format_scalar,
         data_uri=_data_uri,
+        points=_format_points,
+        accuracy_after=accuracy_after,
         known=lambda value: not math.isnan(number(value)),
     )
     return environment.get_template("report.html.j2")

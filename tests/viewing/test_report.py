@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from alexnet_keras.viewing import Mistake, Report, render_report, write_report
+from alexnet_keras.viewing import ConfusedClasses, Mistake, render_report, write_report
 from alexnet_keras.viewing.report import (
     class_accuracies,
     confused_pairs,
@@ -20,108 +17,9 @@ from alexnet_keras.viewing.report import (
     format_short,
     wilson_interval,
 )
+from report_page import CONFUSION, EVIL, NAMES, Page, epochs, example_report, jpeg, no_nonsense
 
 NAN = float("nan")
-NAMES = ["daisy", "roses", "tulips"]
-CONFUSION = np.array([[8, 1, 1], [0, 20, 5], [3, 0, 7]])
-EVIL = "<script>alert('x')</script>\"&"
-VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
-
-
-class Page(HTMLParser):
-    """What a browser would find: elements with attributes, text, and whether tags are balanced."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self._open, f"never closed: {self._open}"
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open and self._open[-1] == tag, f"</{tag}> closes {self._open[-1:]}"
-        self._open.pop()
-
-    def handle_data(self, data):
-        if "style" not in self._open:
-            self.words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def jpeg(shade: int = 90) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16), (shade, 40, 200)).save(file, "JPEG")
-    return file.getvalue()
-
-
-def epochs(count: int, phase: str = "head", first: int = 1) -> list[dict]:
-    return [
-        {
-            "phase": phase,
-            "epoch": first + i,
-            "loss": 1 / (first + i),
-            "accuracy": 0.5,
-            "stop_loss": 1.5 - 0.1 * i,
-            "stop_accuracy": 0.6,
-            "learning_rate": 0.01,
-            "seconds": 61.0,
-        }
-        for i in range(count)
-    ]
-
-
-def example_report(**changes) -> Report:
-    report = Report(
-        title="Fine-tuning AlexNet on tf_flowers",
-        metrics={
-            "dataset": "tf_flowers",
-            "weights": "trunk.npz",
-            "train_images": 2934,
-            "val_images": 736,
-            "images_skipped": 3,
-            "classes": 3,
-            "val_top1": 648 / 736,
-            "seconds_total": 1043.0,
-            "seconds": {"training": 990.0, "evaluation": 14.0},
-        },
-        notes=["tf_flowers could not be reached: drawn_flowers was used."],
-        class_names=NAMES,
-        confusion=CONFUSION,
-        history=epochs(4) + epochs(3, "fine-tune from conv3", first=5),
-        mistakes=[Mistake(jpeg(), "roses/12.jpg", "roses", "tulips", 0.987)],
-        layers=[
-            {
-                "name": name,
-                "kind": kind,
-                "output_shape": shape,
-                "parameters": parameters,
-                "bytes": 4 * parameters,
-                "multiply_adds": multiply_adds,
-                "trained_in": trained_in,
-            }
-            for name, kind, shape, parameters, multiply_adds, trained_in in (
-                ("conv1", "Conv2D", "55 x 55 x 96", 34_944, 105_415_200, []),
-                ("conv3", "Conv2D", "13 x 13 x 384", 885_120, None, ["fine-tune from conv3"]),
-                ("fc8", "Dense", "3", 12_291, 12_288, ["head", "fine-tune from conv3"]),
-            )
-        ],
-        config={"options": {"seed": 0, "data_dir": None, "phases": [{"rates": {"fc8": 0.01}}]}},
-        examples=[(jpeg(10), "daisy")],
-    )
-    return replace(report, **changes)
 
 
 def test_the_headline_gives_the_accuracy_with_its_wilson_interval():
@@ -407,3 +305,50 @@ def test_without_a_watched_part_nothing_is_said_of_one():
     text = Page(render_report(report)).text
     assert "only watched" not in text
     assert "watched part" not in text
+
+
+def example_pair(first: str = "roses", second: str = "tulips") -> ConfusedClasses:
+    mistakes = [
+        Mistake(jpeg(20 + i), f"{i}.jpg", truth, taken, 0.95 - 0.1 * i)
+        for i, (truth, taken) in enumerate([(first, second), (second, first)])
+    ]
+    return ConfusedClasses(
+        first, second, 5, 1, mistakes, [jpeg(100), jpeg(101)], [jpeg(200), jpeg(201)]
+    )
+
+
+def test_confused_classes_are_shown_beside_what_they_were_learned_from():
+    page = Page(render_report(example_report(confused=[example_pair()])))
+    assert (
+        "roses and tulips 6 mistakes "
+        "5 photographs of roses taken for tulips , 1 the other way round "
+        "roses → tulips 95.0% tulips → roses 85.0% roses as trained on tulips as trained on"
+        in page.text
+    )
+    shown = [image for image in page.all("img") if "raining photograph" in image["alt"]]
+    assert [image["alt"].split()[-1] for image in shown] == ["roses"] * 2 + ["tulips"] * 2
+    held = [base64.b64decode(image["src"].partition(",")[2]) for image in shown]
+    assert held == [jpeg(100), jpeg(101), jpeg(200), jpeg(201)]
+    assert {"href": "#twins"} in page.all("a")
+
+
+def test_names_of_confused_classes_and_of_their_photographs_never_become_markup():
+    pair = example_pair(EVIL, EVIL)
+    evil = replace(pair, mistakes=[replace(pair.mistakes[0], name=EVIL)])
+    page = Page(render_report(example_report(confused=[evil])))
+    assert not page.all("script")
+    assert not any("alert" in key for _, attributes in page.elements for key in attributes)
+    assert page.text.count(EVIL) >= 8
+
+
+def test_confused_classes_without_pictures_or_probabilities_leave_the_page_whole():
+    unsure = [replace(mistake, probability=NAN) for mistake in example_pair().mistakes]
+    bare = replace(example_pair(), mistakes=[], first_trained=[], second_trained=[])
+    pairs = [replace(example_pair(), mistakes=unsure), bare]
+    no_nonsense(render_report(example_report(confused=pairs)))
+
+
+def test_a_page_without_pairs_has_no_place_for_them():
+    html = render_report(example_report())
+    assert 'id="twins"' not in html and "#twins" not in html
+    assert "as trained on" not in html
