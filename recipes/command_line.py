@@ -17,12 +17,12 @@ from typing import Any, Self
 import click
 
 # Written out, because the tables they stand for live beside TensorFlow; a test compares them.
-DATASETS = ("auto", "drawn_flowers", "oxford_flowers102", "tf_flowers")
+DATASETS = ("auto", "drawn_flowers", "cars196", "oxford_flowers102", "tf_flowers")
 VARIANTS = ("alexnet", "torchvision", "paper", "release", "caffe", "caffenet", "modern")
 AUGMENTATIONS = ("alexnet2012", "inception", "random_resized_crop")
 STRATEGIES = ("auto", "none", "mirrored")
 HEADS = ("auto", "fc", "pooled")
-UNFREEZABLE = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "none")
+UNFREEZABLE = ("fc6", "conv5", "conv4", "conv3", "conv2", "conv1")
 
 # What an option becomes that is not given: with pretrained weights, and from random ones.
 BATCH_SIZE = (64, 32)
@@ -72,10 +72,12 @@ class FineTuneOptions(CommonOptions):
 
     head: str
     augmentation: str | None
-    unfreeze_from: str | None
+    unfreeze_from: tuple[str, ...]
     head_epochs: int
     views: int
     learning_rate: float | None
+    search_rate: bool
+    compare_scratch: bool
 
     def resolved(self) -> FineTuneOptions:
         """The same with every default that depends on the weights filled in.
@@ -88,7 +90,6 @@ class FineTuneOptions(CommonOptions):
             self,
             batch_size=self.batch_size or BATCH_SIZE[which],
             augmentation=self.augmentation or AUGMENTATION[which],
-            unfreeze_from=None if self.unfreeze_from == "none" else self.unfreeze_from,
             epochs=EPOCHS[which] if self.epochs is None else self.epochs,
             learning_rate=self.learning_rate or LEARNING_RATE[which],
         )
@@ -118,6 +119,24 @@ class RecordsOptions:
     verify: bool
 
 
+class _Layers(click.ParamType):
+    """Names of layers with commas between them, or none."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = () if value == "none" else tuple(value.split(","))
+        if unknown := [name for name in names if name not in UNFREEZABLE]:
+            self.fail(
+                f"{unknown[0]!r} is no layer; name some of {', '.join(UNFREEZABLE)}, or none.",
+                param,
+                ctx,
+            )
+        return names
+
+
 def _either(values: tuple[Any, Any]) -> str:
     return f"[default: {values[0]} with pretrained weights, {values[1]} from random ones]"
 
@@ -128,14 +147,18 @@ _VARIANT = click.option(
     help="Form of the net.  [default: the one that the weights belong to, else alexnet]",
 )
 
-_COMMON = [
-    click.option(
+
+def _dataset(default: str) -> Any:
+    return click.option(
         "--dataset",
         type=click.Choice(DATASETS),
-        default="auto",
+        default=default,
         help="Photographs by name; auto takes tf_flowers where it is prepared or can be "
         "downloaded, and drawn_flowers otherwise.",
-    ),
+    )
+
+
+_COMMON = [
     click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
@@ -216,9 +239,12 @@ _FINE_TUNE = [
     ),
     click.option(
         "--unfreeze-from",
-        type=click.Choice(UNFREEZABLE),
+        type=_Layers(),
         default="conv4",
-        help="The oldest pretrained layer to train in the second phase; none trains the head only.",
+        metavar="LAYER[,LAYER...]|none",
+        help="The oldest pretrained layer to train in the second phase: "
+        f"{', '.join(UNFREEZABLE)}. Several are a phase each, from the newest to the oldest; none "
+        "trains the head only.",
     ),
     click.option(
         "--head-epochs",
@@ -230,12 +256,25 @@ _FINE_TUNE = [
         "--views",
         type=click.IntRange(1),
         default=5,
-        help="Random views of each photograph in the first phase; the frozen layers see each once.",
+        help="Random views of each photograph for phases of at least twice as many epochs: their "
+        "frozen layers see each view once, and what they give is stored.",
     ),
     click.option(
         "--learning-rate",
         type=click.FloatRange(0, min_open=True),
         help=f"Largest rate in the phase that trains convolutions.  {_either(LEARNING_RATE)}",
+    ),
+    click.option(
+        "--search-rate",
+        is_flag=True,
+        help="Begin each phase with a range test, which chooses its rate and is plotted in the "
+        "report.",
+    ),
+    click.option(
+        "--compare-scratch",
+        is_flag=True,
+        help="Then train the same net from random weights, for the same time and on to its own "
+        "plateau: the report shows what the pretrained weights are worth.",
     ),
 ]
 
@@ -322,8 +361,14 @@ class _Command(click.Command):
             ) from error
 
 
-def fine_tuning_recipe(name: str) -> Callable[[Callable[[FineTuneOptions], None]], click.Command]:
-    """Turns `main(options)` into the command of the fine-tuning recipe `name`."""
+def fine_tuning_recipe(
+    name: str, dataset: str = "auto"
+) -> Callable[[Callable[[FineTuneOptions], None]], click.Command]:
+    """Turns `main(options)` into the command of the fine-tuning recipe `name`.
+
+    Args:
+        dataset: what `--dataset` is by default.
+    """
 
     def options(**values: Any) -> FineTuneOptions:
         given = click.get_current_context().get_parameter_source("dataset")
@@ -331,10 +376,12 @@ def fine_tuning_recipe(name: str) -> Callable[[Callable[[FineTuneOptions], None]
             raise click.UsageError("Give either --dataset or --data-dir, not both.")
         if values["val_dir"] is not None and values["data_dir"] is None:
             raise click.UsageError("--val-dir needs --data-dir.")
+        if values["compare_scratch"] and values["weights"] == "none":
+            raise click.UsageError("--compare-scratch needs pretrained weights to compare with.")
         values["export_dir"] = values["export_dir"] or Path("saved_models", name)
         return FineTuneOptions(recipe=name, **values)
 
-    return recipe(name, options, [*_COMMON, *_FINE_TUNE])
+    return recipe(name, options, [_dataset(dataset), *_COMMON, *_FINE_TUNE])
 
 
 def classifying_recipe(

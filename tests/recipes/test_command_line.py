@@ -37,7 +37,9 @@ def test_defaults_depend_on_the_recipe_and_the_weights():
     assert (pretrained.weights, pretrained.weights_source) == ("x.npz", "x.npz")
     plain = ["--weights", "none"]
     assert invoke([*plain, "--epochs", "0"])[1][0].resolved().epochs == 0
-    assert invoke([*plain, "--unfreeze-from", "none"])[1][0].resolved().unfreeze_from is None
+    assert invoke([*plain, "--unfreeze-from", "none"])[1][0].resolved().unfreeze_from == ()
+    several = [*plain, "--unfreeze-from", "conv5,conv3"]
+    assert invoke(several)[1][0].unfreeze_from == ("conv5", "conv3")
 
 
 @pytest.mark.parametrize(
@@ -47,10 +49,12 @@ def test_defaults_depend_on_the_recipe_and_the_weights():
         (["--variant", "vgg"], ["'vgg'", "'alexnet'", "'torchvision'"]),
         (["--dataset", "cats"], ["'cats'", "'drawn_flowers'", "'tf_flowers'"]),
         (["--strategy", "tpu"], ["'tpu'", "'auto'", "'mirrored'"]),
+        (["--unfreeze-from", "conv5,pool3"], ["'pool3'", "conv5", "none"]),
         (["--image-size", "32"], ["32", "63<=x<=1024"]),
         (["--epochs", "many"], ["'many'", "integer"]),
         (["--dataset", "tf_flowers", "--data-dir", "x"], ["either --dataset or --data-dir"]),
         (["--val-dir", "x"], ["--val-dir needs --data-dir"]),
+        (["--compare-scratch", "--weights", "none"], ["needs pretrained weights"]),
         (["photos"], ["photos"]),
     ],
 )
@@ -85,10 +89,10 @@ def test_help_explains_every_option_with_its_default(repository):
         check=True,
     )
     options = [line for line in done.stdout.splitlines() if line.lstrip().startswith("--")]
-    assert len(options) == 20
+    assert len(options) == 22
     paragraphs = done.stdout.split("Options:")[1].split("\n  --")[1:]
     for paragraph in paragraphs:
-        if not paragraph.startswith(("help", "data-dir", "allow-bad")):
+        if not paragraph.startswith(("help", "data-dir", "allow-bad", "search-rate", "compare")):
             assert "default" in paragraph, paragraph
 
 

@@ -90,6 +90,7 @@ def test_a_run_leaves_every_file_that_the_readme_names(finished):
         "tensorboard",
         "model.keras",
         "skipped.txt",
+        "near_duplicates.txt",
         "report.html",
     }
     assert [p.name for p in (folder / "saved_models" / "finetune_flowers").iterdir()] == ["1"]

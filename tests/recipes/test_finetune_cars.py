@@ -1,0 +1,71 @@
+"""What only the recipe for cars does, and the comparison with training from scratch."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import finetune_cars
+from alexnet_keras import AlexNet
+from alexnet_keras.transfer import from_scratch
+from alexnet_keras.weights import starter
+
+SMALL = ["--image-size", "64", "--epochs", "0", "--head-epochs", "3", "--views", "1"]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Seven classes, told apart by colour in part: some are bound to be confused."""
+    folder = tmp_path_factory.mktemp("data") / "cars"
+    rng = np.random.default_rng(0)
+    for label in range(7):
+        (folder / f"make {label}").mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 160, (48, 80, 3))
+            pixels[..., label % 3] += 80
+            path = folder / f"make {label}" / f"{number}.jpg"
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Starter weights that nobody has trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(starter, "PATH", tmp_path / "starter.npz")
+    untrained = AlexNet(variant=starter.VARIANT, include_top=False)
+    monkeypatch.setattr(starter, "SHA256", starter.write_starter(untrained, starter.PATH))
+    return "starter"
+
+
+def test_scratch_is_compared_and_rates_are_searched(photographs, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(from_scratch, "PLATEAU_EPOCHS", 2)
+    monkeypatch.setattr(from_scratch, "_seconds_of_an_epoch", lambda *given: 1e9)
+    options = ["--data-dir", photographs, "--weights", weights, "--output", "out"]
+    wanted = [*SMALL, "--compare-scratch", "--search-rate", *map(str, options)]
+    done = CliRunner().invoke(finetune_cars.main, wanted)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "val_top5" in metrics
+    assert 0 <= metrics["from_scratch_val_top1_same_time"] <= 1
+    assert f"{metrics['from_scratch_val_top1_plateau']:.1%} at their own plateau" in done.output
+    with (tmp_path / "out" / "history_from_scratch.csv").open() as file:
+        phases = [row["phase"] for row in csv.DictReader(file)]
+    assert phases[0] == from_scratch.SAME_TIME and phases[-1] == from_scratch.PLATEAU
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f'id="{section}"' in page for section in ("rate", "worth", "twins"))
+
+
+def test_without_the_archives_it_says_which_and_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    done = CliRunner().invoke(finetune_cars.main, ["--weights", "starter"])
+    assert done.exit_code == 2
+    assert "cars_train.tgz into" in done.output and "--data-dir" in done.output
+    assert "Traceback" not in done.output
