@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,32 @@ def run_recipe(recipe: str, options: Mapping[str, Any], output: Path) -> dict[st
     """
     metrics = output / "metrics.json"
     if not metrics.exists():
-        output.mkdir(parents=True, exist_ok=True)
-        given = [f"--{k}={v}" for k, v in options.items() if v is not None]
-        places = [f"--output={output}", f"--export-dir={output / 'exported'}"]
-        command = [sys.executable, str(RECIPES / f"{recipe}.py"), *given, *places]
-        with (output / "log.txt").open("a") as log:
-            subprocess.run(command, stdout=log, stderr=log, check=True)
+        places = {"output": output, "export-dir": output / "exported"}
+        run_script(RECIPES / f"{recipe}.py", {**options, **places}, output)
     return json.loads(metrics.read_text())
+
+
+def run_script(
+    script: Path,
+    options: Mapping[str, Any],
+    output: Path,
+    environment: Callable[[], Mapping[str, str]] = dict,
+) -> None:
+    """Runs a script in a process of its own; what it says goes to log.txt in `output`.
+
+    Args:
+        options: by name without dashes; None leaves an option out.
+        environment: called right before the process is started, for variables to give it.
+
+    Raises:
+        subprocess.CalledProcessError: the script failed.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    command = [sys.executable, str(script), *given]
+    with (output / "log.txt").open("a") as log:
+        variables = {**os.environ, **environment()}
+        subprocess.run(command, env=variables, stdout=log, stderr=log, check=True)
 
 
 def link(images: Mapping[str, Path], folder: Path) -> None:

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
 from transfer import wilson
 
 WORST = 15
