@@ -10,6 +10,8 @@ from alexnet_keras.training import PRESETS
 from alexnet_keras.variants import VARIANTS
 from alexnet_keras.weights import PUBLISHED
 from classify import main as classify
+from feature_cache import main as feature_cache
+from finetune_cars import main as finetune_cars
 from finetune_flowers import main as finetune_flowers
 from make_tfrecords import main as make_tfrecords
 from train_imagenet import main as train_imagenet
@@ -58,6 +60,8 @@ def test_every_option_that_is_shown_exists(repository):
     text = (repository / "README.md").read_text()
     for name, command in (
         ("finetune_flowers", finetune_flowers),
+        ("finetune_cars", finetune_cars),
+        ("feature_cache", feature_cache),
         ("classify", classify),
         ("train_imagenet", train_imagenet),
         ("make_tfrecords", make_tfrecords),
