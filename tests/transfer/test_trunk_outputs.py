@@ -92,8 +92,11 @@ def test_outputs_of_a_prefix_are_stored_on_the_way(examples, cache, monkeypatch)
 
 def test_a_prefix_goes_without_where_there_is_room_for_the_trunk_alone(examples, tmp_path):
     net = trunk()
-    tight = FeatureCache(tmp_path / "cache", 100_000)
-    with TrunkOutputs(net, tight, 4, [prefix(net)]) as outputs:
+    roomy = FeatureCache(tmp_path / "cache")
+    with TrunkOutputs(net, roomy, 4, [prefix(net)]) as outputs:
+        # The trunk's outputs take 2 kB, the prefix's 50.
+        tight = FeatureCache(tmp_path / "cache", sum(e.size for e in roomy.sets()) + 20_000)
+        outputs._cache = tight
         assert outputs.rows(examples, RANDOM).shape == (3, 9)
     assert sorted(entry.outputs for entry in tight.sets()) == [0, 27]
 
@@ -139,9 +142,9 @@ def test_a_photograph_that_changes_is_computed_anew_and_a_moved_one_is_not(
 def test_a_photograph_that_changes_meanwhile_is_told(examples, cache, tmp_path, monkeypatch):
     real = TrunkOutputs._compute
 
-    def compute(self, some, view, bar):
+    def compute(self, *given):
         Image.new("RGB", (40, 40)).save(tmp_path / "7.png")
-        real(self, some, view, bar)
+        real(self, *given)
 
     monkeypatch.setattr(TrunkOutputs, "_compute", compute)
     with pytest.raises(UserError, match=r"7\.png changed while it was read; start again"):
