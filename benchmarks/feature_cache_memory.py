@@ -4,7 +4,7 @@
 
 For each number of images, which are drawn at 64 px and lie in files of their own, a process of its
 own trains the head of a narrow net on stored outputs of its frozen convolutions: two views of each
-image, three epochs. What memory a run needs beyond that should not grow with the images.
+image, four epochs. What memory a run needs beyond that should not grow with the images.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def measured(count: int, work: Path) -> dict[str, float]:
         model,
         [f"conv{number}" for number in range(1, 6)],
         unfreeze_from=(),
-        head_epochs=3,
+        head_epochs=4,
         epochs=0,
         learning_rate=0.01,
     )
