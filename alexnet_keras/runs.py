@@ -192,9 +192,10 @@ class Run:
         """Brings the times in `metrics.json` up to date; says what came out and where it lies."""
         times = {"seconds_total": self.seconds_total, "seconds": self.seconds}
         self.write_json("metrics.json", {**metrics, **times})
+        top5 = f" ({metrics['val_top5']:.1%} in five)" if "val_top5" in metrics else ""
         print(
             f"\n{metrics['val_top1']:.1%} of {metrics['val_images']} photographs of "
-            f"{metrics['dataset']} that no choice has seen are labelled right, after "
+            f"{metrics['dataset']} that no choice has seen are labelled right{top5}, after "
             f"{self.seconds_total:.0f} s.\n"
             f"  report  {self.folder / 'report.html'}\n"
             f"  model   {self.folder / 'model.keras'}\n"

@@ -203,7 +203,7 @@ class _Run:
                 say("The disk has no room for stored outputs: the frozen layers run in each epoch.")
                 return self.on_images()
             say(
-                f"The frozen layers run once for each of {len(rows)} x {len(train)} views (random "
+                f"The frozen layers ran once for each of {len(rows)} x {len(train)} views (random "
                 "views of each photograph); the rest is trained on what they give."
             )
             self._fit(

@@ -52,7 +52,7 @@ def test_scratch_is_compared_and_rates_are_searched(photographs, weights, tmp_pa
     done = CliRunner().invoke(finetune_cars.main, wanted)
     assert done.exit_code == 0, done.output
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert "val_top5" in metrics
+    assert f"are labelled right ({metrics['val_top5']:.1%} in five)" in done.output
     assert 0 <= metrics["from_scratch_val_top1_same_time"] <= 1
     assert f"{metrics['from_scratch_val_top1_plateau']:.1%} at their own plateau" in done.output
     with (tmp_path / "out" / "history_from_scratch.csv").open() as file:
