@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+import tensorflow as tf
 from scipy import stats
 
 from alexnet_keras.data import Examples, evaluation_batches
@@ -136,6 +137,16 @@ def evaluate(
     return Evaluation(probabilities, examples.labels.astype(int))
 
 
+def centre_batches(model: keras.Model, examples: Examples, batch_size: int) -> tf.data.Dataset:
+    """The centre crop of each example with its one-hot label, as `model`'s preprocessing has it."""
+    return evaluation_batches(
+        examples,
+        image_size=model.input_shape[1],
+        **preprocessing_of(model).geometry,
+        batch_size=batch_size,
+    )
+
+
 def predict(
     model: keras.Model, examples: Examples, *, batch_size: int = 64, verbose: int = 0
 ) -> np.ndarray:
@@ -148,11 +159,10 @@ def predict(
     # are made up to a number that all devices share evenly, and the answers cut back.
     devices = model.distribute_strategy.num_replicas_in_sync
     count = -(-len(examples) // devices) * devices
-    batches = evaluation_batches(
+    batches = centre_batches(
+        model,
         examples.select(np.arange(count) % len(examples)) if count > len(examples) else examples,
-        image_size=model.input_shape[1],
-        **preprocessing_of(model).geometry,
-        batch_size=batch_size,
+        batch_size,
     )
     probabilities = model.predict(batches.map(lambda images, _: images), verbose=verbose)
     return np.asarray(probabilities, dtype=np.float64)[: len(examples)]

@@ -15,9 +15,9 @@ from alexnet_keras.data import (
     CentreView,
     RandomView,
     Splits,
-    evaluation_batches,
 )
 from alexnet_keras.data.pipeline import steps_per_epoch, training_batches
+from alexnet_keras.evaluation import centre_batches
 from alexnet_keras.training import (
     EpochLog,
     KeepBest,
@@ -176,7 +176,9 @@ class _Run:
         # A second model on the same layers: the user's own stays uncompiled, and is saved without
         # the state of an optimizer that twice the file would hold.
         whole = keras.Model(self.model.input, self.model.output, name=self.model.name)
-        self._fit(whole, images, self._centre(self.stopping))
+        self._fit(
+            whole, images, centre_batches(self.model, self.stopping, self.settings.batch_size)
+        )
 
     def on_stored_outputs(
         self,
@@ -211,14 +213,6 @@ class _Run:
                 outputs.batches(rows, train, settings.batch_size, settings.seed),
                 outputs.in_order(watched[0], stopping, settings.batch_size),
             )
-
-    def _centre(self, examples: Any) -> tf.data.Dataset:
-        return evaluation_batches(
-            examples,
-            image_size=self.image_size,
-            **preprocessing_of(self.model).geometry,
-            batch_size=self.settings.batch_size,
-        )
 
     def _fit(self, model: keras.Model, batches: tf.data.Dataset, watched: Any) -> None:
         phase, epochs = self.phase, self.phase.epochs

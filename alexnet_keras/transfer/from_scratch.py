@@ -10,13 +10,12 @@ from typing import Any
 import keras
 
 from alexnet_keras.data import Splits
-from alexnet_keras.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from alexnet_keras.evaluation import Evaluation, evaluate
+from alexnet_keras.data.pipeline import steps_per_epoch, training_batches
+from alexnet_keras.evaluation import Evaluation, centre_batches, evaluate
 from alexnet_keras.training import EpochLog, layerwise
 from alexnet_keras.transfer.feature_cache import FeatureCache
 from alexnet_keras.transfer.fine_tune import Settings, fine_tune
 from alexnet_keras.transfer.plan import Phase
-from alexnet_keras.weights import preprocessing_of
 
 #: the most epochs on the way to the plateau, and the share of them without a new best one that
 #: tells that it is reached
@@ -107,9 +106,7 @@ def _seconds_of_an_epoch(
     batches = training_batches(
         splits.train, settings.augmentation, image_size=size, batch_size=batch, seed=settings.seed
     )
-    watched = evaluation_batches(
-        splits.stopping, image_size=size, batch_size=batch, **preprocessing_of(model).geometry
-    )
+    watched = centre_batches(model, splits.stopping, batch)
     timed = keras.Model(model.input, model.output)
     timed.compile(layerwise("adamw", timed, rates), "categorical_crossentropy")
 

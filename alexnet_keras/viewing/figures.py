@@ -121,16 +121,7 @@ def training_curve(history: Sequence[dict[str, Any]], quantity: str) -> Markup:
     axes.plot(epochs, trained, color=MUTED, markersize=2.6 * larger, **small)
     axes.plot(epochs, stopping, color=STRONG, markersize=3.2 * larger, **small)
     if best is not None:
-        axes.plot(
-            epochs[best],
-            stopping[best],
-            marker="o",
-            markersize=7,
-            color=CARD,
-            markeredgecolor=STRONG,
-            markeredgewidth=1.8,
-            zorder=6,
-        )
+        mark_point(axes, epochs[best], stopping[best])
     known = [value for value in trained + stopping if not math.isnan(value)]
     set_heights(axes, known, most=100 if quantity == "accuracy" else math.inf)
     _draw_phases(axes, phase_spans(history), first, last)
@@ -155,6 +146,20 @@ def new_axes() -> tuple[Figure, Axes]:
         spine.set_visible(side == "bottom")
         spine.set_color(RULE)
     return figure, axes
+
+
+def mark_point(axes: Axes, x: float, y: float) -> None:
+    """A ring about the point of a curve that was chosen."""
+    axes.plot(
+        x,
+        y,
+        marker="o",
+        markersize=7,
+        color=CARD,
+        markeredgecolor=STRONG,
+        markeredgewidth=1.8,
+        zorder=6,
+    )
 
 
 def mark_place(axes: Axes, x: float, label: str) -> None:

@@ -9,11 +9,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from alexnet_keras.training import RateSearch
 from alexnet_keras.viewing.figures import (
-    CARD,
     MUTED,
     STRONG,
     inline_svg,
     mark_place,
+    mark_point,
     new_axes,
     number,
     say_nothing_known,
@@ -58,16 +58,7 @@ def rate_curve(search: RateSearch, name: str = "rates") -> Markup:
         mark_place(axes, chosen, f"{chosen:.3g}")
         for rate, loss in zip(rates, smoothed, strict=True):
             if math.isclose(rate, chosen, rel_tol=1e-6):
-                axes.plot(
-                    rate,
-                    loss,
-                    marker="o",
-                    markersize=7,
-                    color=CARD,
-                    markeredgecolor=STRONG,
-                    markeredgewidth=1.8,
-                    zorder=6,
-                )
+                mark_point(axes, rate, loss)
     # A narrow range may hold no power of ten.
     narrow = last / first < 100
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=8))
