@@ -21,7 +21,9 @@ DATASETS = ("auto", "drawn_flowers", "cars196", "oxford_flowers102", "tf_flowers
 VARIANTS = ("alexnet", "torchvision", "paper", "release", "caffe", "caffenet", "modern")
 AUGMENTATIONS = ("alexnet2012", "inception", "random_resized_crop")
 STRATEGIES = ("auto", "none", "mirrored")
-HEADS = ("auto", "fc", "pooled")
+HEADS = ("auto", "fc", "pooled", "bilinear")
+CROPS = ("centre", "whole")
+FINE_TUNE_PRECISIONS = ("auto", "float32", "bfloat16")
 UNFREEZABLE = ("fc6", "conv5", "conv4", "conv3", "conv2", "conv1")
 
 # What an option becomes that is not given: with pretrained weights, and from random ones.
@@ -71,11 +73,14 @@ class FineTuneOptions(CommonOptions):
     """The options of the fine-tuning recipes."""
 
     head: str
+    crop: str
+    mirror: bool
     augmentation: str | None
     unfreeze_from: tuple[str, ...]
     head_epochs: int
     views: int
     learning_rate: float | None
+    precision: str
     search_rate: bool
     compare_scratch: bool
 
@@ -158,6 +163,16 @@ def _dataset(default: str) -> Any:
     )
 
 
+def _crop(default: str) -> Any:
+    return click.option(
+        "--crop",
+        type=click.Choice(CROPS),
+        default=default,
+        help="What of a photograph is seen when it is measured and served: the central square, or "
+        "the whole photograph stretched to a square, for those that are cut to their object.",
+    )
+
+
 _COMMON = [
     click.option(
         "--data-dir",
@@ -189,8 +204,8 @@ _COMMON = [
     click.option(
         "--image-size",
         type=click.IntRange(63, 1024),
-        help="Side of the square input in pixels.  [default: 288 with the pooled head (128 on the "
-        "modern net), the published 224 or 227 with fc6 and fc7, 96 from random weights]",
+        help="Side of the square input in pixels.  [default: 288 with a head other than fc (128 on "
+        "the modern net), the published 224 or 227 with fc6 and fc7, 96 from random weights]",
     ),
     click.option(
         "--batch-size",
@@ -228,8 +243,15 @@ _FINE_TUNE = [
         "--head",
         type=click.Choice(HEADS),
         default="auto",
-        help="What follows the convolutions: AlexNet's own fc6 and fc7, or one small layer on "
-        "averages of pool5; auto takes the small one where the weights hold no fc6.",
+        help="What follows the convolutions: AlexNet's own fc6 and fc7, one small layer on "
+        "averages of pool5, or a linear classifier on which features of conv5 occur together; auto "
+        "takes the last where the weights hold no fc6.",
+    ),
+    click.option(
+        "--mirror/--no-mirror",
+        default=True,
+        help="Train on left-right mirrors too, and let what is measured and served be the mean of "
+        "the photograph's and its mirror's probabilities; not for letters, say.",
     ),
     click.option(
         "--augmentation",
@@ -263,6 +285,13 @@ _FINE_TUNE = [
         "--learning-rate",
         type=click.FloatRange(0, min_open=True),
         help=f"Largest rate in the phase that trains convolutions.  {_either(LEARNING_RATE)}",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(FINE_TUNE_PRECISIONS),
+        default="auto",
+        help="What convolutions compute in while training: auto takes bfloat16 where the hardware "
+        "has units for it. Measuring and serving are in float32.",
     ),
     click.option(
         "--search-rate",
@@ -362,12 +391,13 @@ class _Command(click.Command):
 
 
 def fine_tuning_recipe(
-    name: str, dataset: str = "auto"
+    name: str, dataset: str = "auto", crop: str = "centre"
 ) -> Callable[[Callable[[FineTuneOptions], None]], click.Command]:
     """Turns `main(options)` into the command of the fine-tuning recipe `name`.
 
     Args:
         dataset: what `--dataset` is by default.
+        crop: what `--crop` is by default.
     """
 
     def options(**values: Any) -> FineTuneOptions:
@@ -381,7 +411,7 @@ def fine_tuning_recipe(
         values["export_dir"] = values["export_dir"] or Path("saved_models", name)
         return FineTuneOptions(recipe=name, **values)
 
-    return recipe(name, options, [_dataset(dataset), *_COMMON, *_FINE_TUNE])
+    return recipe(name, options, [_dataset(dataset), *_COMMON, _crop(crop), *_FINE_TUNE])
 
 
 def classifying_recipe(

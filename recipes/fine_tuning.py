@@ -11,7 +11,7 @@ def fine_tuning(options: FineTuneOptions) -> None:
     import keras
 
     from alexnet_keras import UserError, serving, training, transfer, viewing
-    from alexnet_keras.data import AUGMENTATIONS, prepare_splits
+    from alexnet_keras.data import AUGMENTATIONS, Augmentation, prepare_splits
     from alexnet_keras.evaluation import evaluate
     from alexnet_keras.runs import Run, check_writable
     from alexnet_keras.weights import automatic_weights
@@ -29,6 +29,10 @@ def fine_tuning(options: FineTuneOptions) -> None:
         )
     asked, options = options, options.resolved()
     strategy = training.choose_strategy(options.strategy, options.batch_size)
+    precision = training.choose_precision(options.precision)
+
+    def augmentation(name: str) -> Augmentation:
+        return replace(AUGMENTATIONS[name](), mirror=options.mirror)
 
     with run.phase("photographs"):
         splits, skipped = prepare_splits(
@@ -50,6 +54,7 @@ def fine_tuning(options: FineTuneOptions) -> None:
             variant=options.variant,
             image_size=options.image_size,
             head=options.head,
+            crop=options.crop,
         )
         run.note(f"Weights {options.weights}: {loaded}.")
         run.note(f"The head is {transfer.HEADS[head]}.")
@@ -71,6 +76,7 @@ def fine_tuning(options: FineTuneOptions) -> None:
             variant=variant,
             head=head,
             image_size=model.input_shape[1],
+            precision=precision,
             phases=phases,
             devices=devices,
         )
@@ -78,10 +84,11 @@ def fine_tuning(options: FineTuneOptions) -> None:
     with run.phase("training"), strategy.scope():
         log = training.EpochLog(run.folder / "history.csv", run.folder / "tensorboard")
         settings = transfer.Settings(
-            augmentation=AUGMENTATIONS[options.augmentation](),
+            augmentation=augmentation(options.augmentation),
             batch_size=options.batch_size,
             seed=options.seed,
             views=options.views,
+            precision=precision,
             search_rate=options.search_rate,
         )
         trained = transfer.fine_tune(
@@ -97,7 +104,9 @@ def fine_tuning(options: FineTuneOptions) -> None:
         run.save_model(model)
 
     with run.phase("evaluation"):
-        result = evaluate(model, splits.validation, batch_size=options.batch_size)
+        result = evaluate(
+            model, splits.validation, mirrored=options.mirror, batch_size=options.batch_size
+        )
         metrics = run.write_metrics(splits, len(skipped), result, weights=options.weights)
         run.write_predictions(splits.validation, result)
         for sentence in viewing.cautions(splits.train.counts, splits.train.class_names, result):
@@ -110,12 +119,15 @@ def fine_tuning(options: FineTuneOptions) -> None:
             keras.utils.set_random_seed(options.seed)
             scratch = transfer.train_from_scratch(
                 transfer.build_classifier(
-                    len(splits.train.class_names), variant=variant, image_size=asked.image_size
+                    len(splits.train.class_names),
+                    variant=variant,
+                    image_size=asked.image_size,
+                    crop=options.crop,
                 ).model,
                 splits,
                 replace(
                     settings,
-                    augmentation=AUGMENTATIONS[random.augmentation](),
+                    augmentation=augmentation(random.augmentation),
                     batch_size=random.batch_size,
                 ),
                 seconds=run.seconds["training"],
@@ -155,5 +167,7 @@ def fine_tuning(options: FineTuneOptions) -> None:
         viewing.write_report(report, run.folder / "report.html")
 
     with run.phase("export"):
-        exported = serving.export(model, options.export_dir, splits.train.class_names)
+        exported = serving.export(
+            model, options.export_dir, splits.train.class_names, mirrored=options.mirror
+        )
     run.finish(metrics, exported)

@@ -22,14 +22,18 @@ Recolor = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A training view: a random crop, a left-right flip in half of all cases, new colours.
+    """A training view: a random crop, a left-right mirror in half of all cases, new colours.
 
     The crops and colours of this module are values: two augmentations that are equal give the same
     views, and their `repr` says all that a view depends on besides image and seed.
+
+    Attributes:
+        mirror: False for photographs whose mirror image is something else, such as letters.
     """
 
     crop: Crop
     recolor: Recolor
+    mirror: bool = True
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,9 @@ def augmented_view(
     """What training sees of one encoded image under `seed` (int [2]); as `centre_view`."""
     crop_seed, flip_seed, color_seed = tf.unstack(tf.random.split(seed, 3))
     pixels = decode_window(encoded, lambda h, w: augmentation.crop(h, w, crop_seed), image_size)
-    flip = tf.random.stateless_uniform([], flip_seed) < 0.5
-    pixels = tf.cond(flip, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+    if augmentation.mirror:
+        flip = tf.random.stateless_uniform([], flip_seed) < 0.5
+        pixels = tf.cond(flip, lambda: tf.reverse(pixels, [1]), lambda: pixels)
     return augmentation.recolor(pixels, color_seed)
 
 

@@ -13,11 +13,14 @@ import tensorflow as tf
 
 from alexnet_keras.data import centre_view
 from alexnet_keras.errors import UserError
+from alexnet_keras.evaluation import answers
 from alexnet_keras.runs import check_writable, full_disk
 from alexnet_keras.weights import preprocessing_of
 
 
-def export(model: keras.Model, folder: str | Path, class_names: Sequence[str]) -> Path:
+def export(
+    model: keras.Model, folder: str | Path, class_names: Sequence[str], *, mirrored: bool = False
+) -> Path:
     """Writes `folder/<version>/`, a SavedModel; the version is one more than the largest there.
 
     It is written beside and renamed, so a server that watches `folder` never sees half of it.
@@ -36,6 +39,7 @@ def export(model: keras.Model, folder: str | Path, class_names: Sequence[str]) -
         model: a classifier of `transfer.build_classifier`, from pixels to probabilities.
         folder: the model's folder, which holds its versions.
         class_names: labels in the order of the model's outputs.
+        mirrored: as in `evaluation.answers`, so that what is served is what was measured.
 
     Returns:
         The folder of the new version.
@@ -55,7 +59,7 @@ def export(model: keras.Model, folder: str | Path, class_names: Sequence[str]) -
     beside = folder / f".writing-{os.getpid()}"
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        _write(model, beside, class_names)
+        _write(model, beside, class_names, mirrored)
         return _publish(beside, folder)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(beside, ignore_errors=True)
@@ -72,13 +76,13 @@ def versions(folder: str | Path) -> list[int]:
     return sorted(int(entry.name) for entry in Path(folder).iterdir() if entry.name.isdecimal())
 
 
-def _write(model: keras.Model, folder: Path, class_names: Sequence[str]) -> None:
+def _write(model: keras.Model, folder: Path, class_names: Sequence[str], mirrored: bool) -> None:
     side = model.input_shape[1]
     geometry = preprocessing_of(model).geometry
     labels = tf.constant(list(class_names))
 
     def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = tf.cast(model(pixels, training=False), tf.float32)
+        probabilities = tf.cast(answers(model, pixels, mirrored), tf.float32)
         scores, order = tf.math.top_k(probabilities, k=len(class_names))
         return {
             "classes": tf.gather(labels, order),

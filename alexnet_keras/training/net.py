@@ -14,16 +14,6 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.variants import variant_row, with_options
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
 
-#: what `--precision` stands for, and the flags of x86 CPUs that have it in hardware
-POLICIES = {
-    "float32": "float32",
-    "bfloat16": "mixed_bfloat16",
-    "float16": "mixed_float16",
-}
-_CPU_FLAGS = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}
-#: the first compute capability of NVIDIA GPUs with matrix units for each
-_CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
-
 
 def build_net(
     classes: int,
@@ -108,39 +98,3 @@ def make_repeatable(seed: int) -> None:
     """Keys all that Keras draws by `seed`, and lets TensorFlow use deterministic kernels only."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-
-
-def set_precision(name: str) -> None:
-    """Sets Keras's dtype policy for the nets to come.
-
-    Args:
-        name: a key of `POLICIES`: `"float32"`, or activations and gradients of 16 bits with weights
-            of 32, where the hardware computes so.
-
-    Raises:
-        UserError: the hardware does not.
-    """
-    if name != "float32":
-        gpus = tf.config.list_physical_devices("GPU")
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        if gpus:
-            have = all(d.get("compute_capability", (0, 0)) >= _CAPABILITY[name] for d in details)
-        else:
-            have = bool(_CPU_FLAGS[name] & _cpu_flags())
-        if not have:
-            device = details[0].get("device_name", "this GPU") if gpus else "this machine's CPU"
-            raise UserError(
-                f"{device} does not compute in {name}, which would be slower than float32; leave "
-                f"--precision {name} out."
-            )
-    keras.mixed_precision.set_dtype_policy(POLICIES[name])
-
-
-def _cpu_flags() -> set[str]:
-    """Features of the CPU as Linux names them; empty elsewhere."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            lines = [line for line in file if line.startswith("flags")]
-    except OSError:
-        return set()
-    return set(lines[0].split()) if lines else set()

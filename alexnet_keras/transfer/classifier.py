@@ -10,6 +10,7 @@ import keras
 from keras import layers
 
 from alexnet_keras.alexnet import build, choose_variant
+from alexnet_keras.layers import BilinearPooling
 from alexnet_keras.variants import Variant, variant_row
 from alexnet_keras.weights import (
     PREPROCESSING,
@@ -21,6 +22,8 @@ from alexnet_keras.weights import (
 
 #: the pooled head averages pool5 over the whole image and over GRID x GRID cells
 GRID = 3
+#: length of the vector that the linear classifier of the bilinear head sees
+LENGTH = 32.0
 #: side of the input in pixels, where fc6 does not fix it to the published one: averages take any
 #: size, and small photographs scaled up show the convolutions more. By the head the net was
 #: published with: those that end in an average were trained on small images
@@ -33,8 +36,15 @@ HIDDEN_UNITS = 512
 #: what may follow pool5, in words
 HEADS = {
     "fc": "the net's own (AlexNet's fc6 and fc7)",
-    "pooled": "one hidden layer on averages of pool5, in place of fc6 and fc7, for which there are "
-    "no weights (--head fc takes those all the same, fresh)",
+    "pooled": "one hidden layer on averages of pool5, in place of fc6 and fc7",
+    "bilinear": "a linear classifier on which features of conv5 occur together (bilinear pooling), "
+    "in place of fc6 and fc7, for which there are no weights (--head fc takes those all the same, "
+    "fresh)",
+}
+#: what of a photograph evaluation sees, in words
+CROPS = {
+    "centre": "the central square that the weights were evaluated on",
+    "whole": "the whole photograph, stretched to a square",
 }
 
 
@@ -54,6 +64,7 @@ def build_classifier(
     variant: str | None = None,
     image_size: int | None = None,
     head: str = "auto",
+    crop: str = "centre",
 ) -> Classifier:
     """An AlexNet whose first layer is the preprocessing of its weights.
 
@@ -64,12 +75,16 @@ def build_classifier(
             them belongs to other classes and is left out.
         variant: as in `AlexNet`.
         image_size: side of the square input in pixels; `None` takes the published one with
-            pretrained fully connected layers, 288 with the pooled head (128 on `"modern"`), 96 from
+            pretrained fully connected layers, 288 with the other heads (128 on `"modern"`), 96 from
             random weights.
         head: what follows pool5. `"fc"`: the net's own fc6 and fc7. `"pooled"`: averages of pool5
             over the whole image and over a grid of 3 x 3, and one hidden layer of 512 units, some
-            fifty times fewer parameters to learn from few photographs. `"auto"`: pooled, where the
-            weights hold convolutions but no fc6.
+            fifty times fewer parameters to learn from few photographs. `"bilinear"`: a linear
+            classifier on `layers.BilinearPooling` of conv5 (of pool5 where two towers end in it).
+            `"auto"`: bilinear, where the weights hold convolutions but no fc6.
+        crop: what of a photograph the classifier is to see. `"centre"`: the central square that
+            belongs to the weights. `"whole"`: all of it, stretched to a square, for photographs
+            that are cut to their object already.
 
     Returns:
         A model from RGB pixels in 0..255 (batch, image_size, image_size, 3) to probabilities
@@ -77,10 +92,11 @@ def build_classifier(
 
     Raises:
         UserError: as `AlexNet`.
-        ValueError: an unknown head.
+        ValueError: an unknown head or crop.
     """
-    if head not in ("auto", *HEADS):
-        raise ValueError(f"head={head!r} is not one of 'auto', {', '.join(map(repr, HEADS))}.")
+    for name, given, known in (("head", head, ("auto", *HEADS)), ("crop", crop, tuple(CROPS))):
+        if given not in known:
+            raise ValueError(f"{name}={given!r} is not one of {', '.join(map(repr, known))}.")
     stored = None if weights is None else open_weights(weights, variant)
     variant = choose_variant(variant, stored)
     row = variant_row(variant)
@@ -93,17 +109,25 @@ def build_classifier(
     tensors = {} if stored is None else stored.tensors
     if head == "auto":
         has_fc6 = any(name.startswith("fc6") for name in tensors)
-        head = "fc" if stored is None or has_fc6 else "pooled"
+        head = "fc" if stored is None or has_fc6 else "bilinear"
 
     image_size = image_size or _image_size(row, head, stored is not None)
+    preprocessing = PREPROCESSING[row.preprocessing]
+    if crop == "whole":
+        preprocessing = replace(preprocessing, resize_ratio=1.0, keep_aspect=False)
     pixels = keras.Input((image_size, image_size, 3), name="image")
     net = build(
         row,
-        input_tensor=InputPreprocessing.of(PREPROCESSING[row.preprocessing])(pixels),
+        input_tensor=InputPreprocessing.of(preprocessing)(pixels),
         include_top=head == "fc",
         classes=classes,
     )
-    outputs = net.output if head == "fc" else _pooled_head(net.output, classes)
+    if head == "fc":
+        outputs = net.output
+    elif head == "pooled":
+        outputs = _pooled_head(net.output, classes)
+    else:
+        outputs = _bilinear_head(_last_convolution(net), classes)
     model = keras.Model(pixels, outputs, name="alexnet")
     trunk = {key: value for key, value in tensors.items() if not key.startswith("fc8/")}
     source = "nothing" if stored is None else stored.path
@@ -114,7 +138,7 @@ def build_classifier(
 def _image_size(row: Variant, head: str, pretrained: bool) -> int:
     if not pretrained:
         return RANDOM_SIZE
-    return POOLED_SIZE[row.head] if head == "pooled" else row.image_size
+    return row.image_size if head == "fc" else POOLED_SIZE[row.head]
 
 
 def _pooled_head(pool5: Any, classes: int) -> Any:
@@ -132,3 +156,19 @@ def _pooled_head(pool5: Any, classes: int) -> Any:
     x = layers.Dense(HIDDEN_UNITS, "relu", kernel_initializer="he_normal", name="hidden")(x)
     x = layers.Dropout(0.6, name="hidden_dropout")(x)
     return layers.Dense(classes, "softmax", dtype="float32", name="fc8")(x)
+
+
+def _last_convolution(net: keras.Model) -> Any:
+    """conv5's activations; the output of a net without pool5, or whose towers are joined there."""
+    last = net.layers[-1]
+    return last.input if isinstance(last, layers.MaxPooling2D) else last.output
+
+
+def _bilinear_head(conv5: Any, classes: int) -> Any:
+    x = BilinearPooling(name="bilinear")(conv5)
+    x = layers.Rescaling(LENGTH, name="length", dtype="float32")(x)
+    x = layers.Dropout(0.3, name="head_dropout", dtype="float32")(x)
+    # From zero: with so many inputs random weights would be nothing but noise to unlearn.
+    return layers.Dense(
+        classes, "softmax", kernel_initializer="zeros", dtype="float32", name="fc8"
+    )(x)

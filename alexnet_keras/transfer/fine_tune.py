@@ -23,6 +23,7 @@ from alexnet_keras.training import (
     KeepBest,
     RateSearch,
     StopOnNonFinite,
+    computing_in,
     layerwise,
     search_rate,
 )
@@ -51,6 +52,9 @@ class Settings:
         patience: a phase ends when this share of its epochs brought no new best loss on the
             early-stopping part.
         label_smoothing: share of the target probability spread over all classes.
+        precision: what feature maps are computed in while training, a key of
+            `training.precision.POLICIES` other than float16, whose small gradients would be lost.
+            The trained model computes in float32 again.
         search_rate: whether each phase begins with a range test, whose rate takes the place of the
             largest one planned; the others change in proportion.
     """
@@ -61,6 +65,7 @@ class Settings:
     views: int = 4
     patience: float = 0.4
     label_smoothing: float = 0.1
+    precision: str = "float32"
     search_rate: bool = False
 
 
@@ -108,22 +113,24 @@ def fine_tune(
     """
     keeper = KeepBest(model, settings.patience)
     searches: list[RateSearch] = []
-    first_epoch = len(log.rows)
-    for number, phase in enumerate(phases):
-        log.begin_phase(phase.name)
-        for layer in model.layers:
-            layer.trainable = layer.name in phase.trained
-        callbacks = [log, keeper, StopOnNonFinite()]
-        run = _Run(model, splits, phase, settings, callbacks, verbose, first_epoch)
-        if (cut := _cut(model, phase, settings.views)) is not None:
-            later = [_cut(model, one, settings.views) for one in phases[number + 1 :]]
-            run.on_stored_outputs(*cut, [one[0] for one in later if one is not None], cache, say)
-        else:
-            run.on_images()
-        searches += run.searches
+    with computing_in(settings.precision, model):
         first_epoch = len(log.rows)
-        # The next phase goes on from the best, not from the last.
-        keeper.restore()
+        for number, phase in enumerate(phases):
+            log.begin_phase(phase.name)
+            for layer in model.layers:
+                layer.trainable = layer.name in phase.trained
+            callbacks = [log, keeper, StopOnNonFinite()]
+            run = _Run(model, splits, phase, settings, callbacks, verbose, first_epoch)
+            cuts = [_cut(model, one, settings.views) for one in phases[number:]]
+            if cuts[0] is not None:
+                later = [cut[0] for cut in cuts[1:] if cut is not None]
+                run.on_stored_outputs(*cuts[0], later, cache, say)
+            else:
+                run.on_images()
+            searches += run.searches
+            first_epoch = len(log.rows)
+            # The next phase goes on from the best, not from the last.
+            keeper.restore()
     for layer in model.layers:
         layer.trainable = True
     return FineTuned(keeper.best, keeper.best_epoch, tuple(searches))

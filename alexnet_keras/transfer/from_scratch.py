@@ -12,7 +12,7 @@ import keras
 from alexnet_keras.data import Splits
 from alexnet_keras.data.pipeline import steps_per_epoch, training_batches
 from alexnet_keras.evaluation import Evaluation, centre_batches, evaluate
-from alexnet_keras.training import EpochLog, layerwise
+from alexnet_keras.training import EpochLog, computing_in, layerwise
 from alexnet_keras.transfer.feature_cache import FeatureCache
 from alexnet_keras.transfer.fine_tune import Settings, fine_tune
 from alexnet_keras.transfer.plan import Phase
@@ -69,7 +69,8 @@ def train_from_scratch(
     """
     names = [layer.name for layer in model.layers if layer.weights]
     rates = dict.fromkeys(names, learning_rate)
-    epoch = _seconds_of_an_epoch(model, splits, settings, rates)
+    with computing_in(settings.precision, model):
+        epoch = _seconds_of_an_epoch(model, splits, settings, rates)
     epochs = max(round(seconds / epoch), 1)
     say(
         f"From scratch: {epochs} epochs of about {epoch:.0f} s for the same {seconds:.0f} s, then "
@@ -90,10 +91,11 @@ def train_from_scratch(
 
     best = train(SAME_TIME, epochs, 1.0)
     kept = model.get_weights()
-    same_time = evaluate(model, splits.validation, batch_size=settings.batch_size)
+    mirrored, batch_size = settings.augmentation.mirror, settings.batch_size
+    same_time = evaluate(model, splits.validation, mirrored=mirrored, batch_size=batch_size)
     if train(PLATEAU, PLATEAU_EPOCHS, PLATEAU_PATIENCE) > best:
         model.set_weights(kept)
-    plateau = evaluate(model, splits.validation, batch_size=settings.batch_size)
+    plateau = evaluate(model, splits.validation, mirrored=mirrored, batch_size=batch_size)
     return FromScratch(same_time, plateau, log.rows)
 
 

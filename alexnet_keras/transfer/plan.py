@@ -13,7 +13,7 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.tower_names import whole
 
 #: optimizer and largest rate of new layers while no pretrained layer moves, by the kind of head
-HEAD_TRAINING = {"fc": ("sgd", 0.01), "pooled": ("adamw", 0.001)}
+HEAD_TRAINING = {"fc": ("sgd", 0.01), "pooled": ("adamw", 0.001), "bilinear": ("adamw", 0.002)}
 #: each convolution further down learns at this share of the rate of the one above it
 OLDER_SHARE = 0.7
 
@@ -60,7 +60,7 @@ def plan_phases(
     Args:
         model: the whole classifier.
         pretrained: names of its layers that hold pretrained weights.
-        head: the classifier's head, `"fc"` or `"pooled"`.
+        head: the classifier's head, a key of `HEAD_TRAINING`.
         unfreeze_from: the oldest pretrained layer that each phase after the first trains: none,
             one, or several, from the newest to the oldest, so that training begins with what can
             be trained on stored outputs of small layers.

@@ -18,7 +18,7 @@ import train_imagenet
 import train_options
 from alexnet_keras import VARIANTS, training
 from alexnet_keras.training import optimization, plan
-from alexnet_keras.training.net import POLICIES
+from alexnet_keras.training.precision import POLICIES
 from runs_to_kill import differences, final_state, kill_while_writing, photographs, start
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-
 import keras
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ import tensorflow as tf
 from alexnet_keras.alexnet import AlexNet
 from alexnet_keras.errors import UserError
 from alexnet_keras.training import net
-from alexnet_keras.training.net import build_net, make_repeatable, set_precision
+from alexnet_keras.training.net import build_net, make_repeatable
 from alexnet_keras.variants import VARIANTS
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing, preprocessing_of
 
@@ -97,70 +95,6 @@ def test_the_seed_decides_the_weights_and_kernels_are_deterministic(monkeypatch)
     for first, again in zip(drawn[0], drawn[1], strict=True):
         np.testing.assert_array_equal(first, again)
     assert not np.array_equal(drawn[0][0], drawn[2][0])
-
-
-@pytest.fixture
-def policy():
-    """Puts Keras's policy back."""
-    before = keras.mixed_precision.dtype_policy()
-    yield keras.mixed_precision.dtype_policy
-    keras.mixed_precision.set_dtype_policy(before)
-
-
-@pytest.mark.parametrize(
-    ("precision", "flags", "expected"),
-    [
-        ("float32", set(), "float32"),
-        ("bfloat16", {"sse2", "amx_bf16"}, "mixed_bfloat16"),
-        ("float16", {"avx512_fp16"}, "mixed_float16"),
-    ],
-)
-def test_the_policy_is_set_where_the_cpu_has_it(monkeypatch, policy, precision, flags, expected):
-    monkeypatch.setattr(net, "_cpu_flags", lambda: flags)
-    set_precision(precision)
-    assert policy().name == expected
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch, policy, precision):
-    monkeypatch.setattr(net, "_cpu_flags", lambda: {"avx2", "avx512f"})
-    with pytest.raises(UserError, match=f"CPU does not compute in {precision}.*--precision"):
-        set_precision(precision)
-    assert policy().name == "float32"
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "precision", "fits"),
-    [
-        ([(8, 0)], "bfloat16", True),
-        ([(7, 5)], "bfloat16", False),
-        ([(7, 5)], "float16", True),
-        ([(9, 0), (6, 1)], "float16", False),
-    ],
-)
-def test_all_gpus_have_to_have_it(monkeypatch, policy, capabilities, precision, fits):
-    details = [{"device_name": "a GPU", "compute_capability": each} for each in capabilities]
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: range(len(details)))
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.__getitem__)
-    monkeypatch.setattr(net, "_cpu_flags", set)
-    if fits:
-        set_precision(precision)
-        assert policy().name == f"mixed_{precision}"
-    else:
-        with pytest.raises(UserError, match="a GPU does not compute"):
-            set_precision(precision)
-
-
-def test_flags_of_the_cpu_are_read_as_linux_has_them(monkeypatch):
-    text = "processor : 0\nflags\t\t: fpu avx2 avx512_bf16\nbugs : x\nflags : other\n"
-    monkeypatch.setattr("builtins.open", lambda path: io.StringIO(text))
-    assert {"avx2", "avx512_bf16"} <= net._cpu_flags()
-
-    def missing(path):
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr("builtins.open", missing)
-    assert net._cpu_flags() == set()
 
 
 def test_at_another_size_the_weights_are_the_same_ones():
