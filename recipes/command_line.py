@@ -19,7 +19,7 @@ import click
 # Written out, because the tables they stand for live beside TensorFlow; a test compares them.
 DATASETS = ("auto", "drawn_flowers", "cars196", "oxford_flowers102", "tf_flowers")
 VARIANTS = ("alexnet", "torchvision", "paper", "release", "caffe", "caffenet", "modern")
-AUGMENTATIONS = ("alexnet2012", "inception", "random_resized_crop")
+AUGMENTATIONS = ("alexnet2012", "inception", "gentle", "random_resized_crop")
 STRATEGIES = ("auto", "none", "mirrored")
 HEADS = ("auto", "fc", "pooled", "bilinear")
 CROPS = ("centre", "whole")
@@ -30,7 +30,7 @@ UNFREEZABLE = ("fc6", "conv5", "conv4", "conv3", "conv2", "conv1")
 BATCH_SIZE = (64, 32)
 EPOCHS = (6, 14)
 LEARNING_RATE = (0.01, 0.0003)
-AUGMENTATION = ("inception", "alexnet2012")
+AUGMENTATION = ("gentle", "alexnet2012")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +244,8 @@ _FINE_TUNE = [
         type=click.Choice(HEADS),
         default="auto",
         help="What follows the convolutions: AlexNet's own fc6 and fc7, one small layer on "
-        "averages of pool5, or a linear classifier on which features of conv5 occur together; auto "
-        "takes the last where the weights hold no fc6.",
+        "averages of pool5, or a linear classifier on which features of conv3 to conv5 occur "
+        "together; auto takes the last where the weights hold no fc6.",
     ),
     click.option(
         "--mirror/--no-mirror",
@@ -257,7 +257,8 @@ _FINE_TUNE = [
         "--augmentation",
         type=click.Choice(AUGMENTATIONS),
         help="Random views for training: shifted crops and PCA colour noise as in 2012, or crops "
-        f"of random area, with colour jitter (inception) or without.  {_either(AUGMENTATION)}",
+        "of random area, with colour jitter (inception; gentle: of at least 70%) or without.  "
+        f"{_either(AUGMENTATION)}",
     ),
     click.option(
         "--unfreeze-from",
@@ -277,9 +278,10 @@ _FINE_TUNE = [
     click.option(
         "--views",
         type=click.IntRange(1),
-        default=5,
-        help="Random views of each photograph for phases of at least twice as many epochs: their "
-        "frozen layers see each view once, and what they give is stored.",
+        default=4,
+        help="Views of each photograph (as it is measured, mirrored, then random ones) for phases "
+        "of at least twice as many epochs: their frozen layers see each view once, and what they "
+        "give is stored.",
     ),
     click.option(
         "--learning-rate",

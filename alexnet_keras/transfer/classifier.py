@@ -11,6 +11,8 @@ from keras import layers
 
 from alexnet_keras.alexnet import build, choose_variant
 from alexnet_keras.layers import BilinearPooling
+from alexnet_keras.tower_names import halves
+from alexnet_keras.towers import joined
 from alexnet_keras.variants import Variant, variant_row
 from alexnet_keras.weights import (
     PREPROCESSING,
@@ -22,6 +24,8 @@ from alexnet_keras.weights import (
 
 #: the pooled head averages pool5 over the whole image and over GRID x GRID cells
 GRID = 3
+#: the convolutions whose features the bilinear head pairs
+PAIRED = (3, 4, 5)
 #: length of the vector that the linear classifier of the bilinear head sees
 LENGTH = 32.0
 #: side of the input in pixels, where fc6 does not fix it to the published one: averages take any
@@ -37,9 +41,9 @@ HIDDEN_UNITS = 512
 HEADS = {
     "fc": "the net's own (AlexNet's fc6 and fc7)",
     "pooled": "one hidden layer on averages of pool5, in place of fc6 and fc7",
-    "bilinear": "a linear classifier on which features of conv5 occur together (bilinear pooling), "
-    "in place of fc6 and fc7, for which there are no weights (--head fc takes those all the same, "
-    "fresh)",
+    "bilinear": "a linear classifier on which features of conv3, conv4 and conv5 occur together "
+    "(bilinear pooling), in place of fc6 and fc7, for which there are no weights (--head fc takes "
+    "those all the same, fresh)",
 }
 #: what of a photograph evaluation sees, in words
 CROPS = {
@@ -80,8 +84,8 @@ def build_classifier(
         head: what follows pool5. `"fc"`: the net's own fc6 and fc7. `"pooled"`: averages of pool5
             over the whole image and over a grid of 3 x 3, and one hidden layer of 512 units, some
             fifty times fewer parameters to learn from few photographs. `"bilinear"`: a linear
-            classifier on `layers.BilinearPooling` of conv5 (of pool5 where two towers end in it).
-            `"auto"`: bilinear, where the weights hold convolutions but no fc6.
+            classifier on `layers.BilinearPooling` of conv3, conv4 and conv5. `"auto"`: bilinear,
+            where the weights hold convolutions but no fc6.
         crop: what of a photograph the classifier is to see. `"centre"`: the central square that
             belongs to the weights. `"whole"`: all of it, stretched to a square, for photographs
             that are cut to their object already.
@@ -127,7 +131,7 @@ def build_classifier(
     elif head == "pooled":
         outputs = _pooled_head(net.output, classes)
     else:
-        outputs = _bilinear_head(_last_convolution(net), classes)
+        outputs = _bilinear_head(net, classes)
     model = keras.Model(pixels, outputs, name="alexnet")
     trunk = {key: value for key, value in tensors.items() if not key.startswith("fc8/")}
     source = "nothing" if stored is None else stored.path
@@ -158,15 +162,19 @@ def _pooled_head(pool5: Any, classes: int) -> Any:
     return layers.Dense(classes, "softmax", dtype="float32", name="fc8")(x)
 
 
-def _last_convolution(net: keras.Model) -> Any:
-    """conv5's activations; the output of a net without pool5, or whose towers are joined there."""
-    last = net.layers[-1]
-    return last.input if isinstance(last, layers.MaxPooling2D) else last.output
+def _maps(net: keras.Model, number: int) -> Any:
+    """What the net's convolution of this number gives after its activation, towers side by side."""
+    names = {layer.name for layer in net.layers}
+    for name in (f"relu{number}", f"conv{number}"):  # batch normalization parts the two
+        if found := [one for one in (name, *halves(name)) if one in names]:
+            return joined(f"{name}_maps", [net.get_layer(one).output for one in found])
+    raise ValueError(f"The net has no convolution {number}; its layers are {sorted(names)}.")
 
 
-def _bilinear_head(conv5: Any, classes: int) -> Any:
-    x = BilinearPooling(name="bilinear")(conv5)
-    x = layers.Rescaling(LENGTH, name="length", dtype="float32")(x)
+def _bilinear_head(net: keras.Model, classes: int) -> Any:
+    pooled = [BilinearPooling(name=f"pairs{n}")(_maps(net, n)) for n in PAIRED]
+    x = layers.Concatenate(name="pairs", dtype="float32")(pooled)
+    x = layers.Rescaling(LENGTH / len(PAIRED) ** 0.5, name="length", dtype="float32")(x)
     x = layers.Dropout(0.3, name="head_dropout", dtype="float32")(x)
     # From zero: with so many inputs random weights would be nothing but noise to unlearn.
     return layers.Dense(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from alexnet_keras.data import (
     CentreView,
     RandomView,
     Splits,
+    View,
 )
 from alexnet_keras.data.pipeline import steps_per_epoch, training_batches
 from alexnet_keras.evaluation import centre_batches
@@ -48,7 +49,8 @@ class Settings:
         augmentation: training views.
         batch_size: photographs a step, over all devices.
         seed: order, augmentation and views are keyed by it.
-        views: random views of each photograph that a phase on frozen layers trains on.
+        views: views of each photograph that a phase on frozen layers trains on; see
+            `stored_views`.
         patience: a phase ends when this share of its epochs brought no new best loss on the
             early-stopping part.
         label_smoothing: share of the target probability spread over all classes.
@@ -136,6 +138,20 @@ def fine_tune(
     return FineTuned(keeper.best, keeper.best_epoch, tuple(searches))
 
 
+def stored_views(centre: CentreView, settings: Settings) -> list[View]:
+    """The views that a phase on frozen layers trains on, `settings.views` of them.
+
+    First what will be measured: the centre view and, where the augmentation mirrors, its mirror
+    image; then random ones.
+    """
+    measured = [centre, replace(centre, mirrored=True)][: 2 if settings.augmentation.mirror else 1]
+    random = (
+        RandomView(settings.augmentation, settings.seed + number)
+        for number in range(settings.views - len(measured))
+    )
+    return [*measured, *random][: settings.views]
+
+
 def _cut(model: keras.Model, phase: Phase, views: int) -> tuple[keras.Model, keras.Model] | None:
     """The frozen layers and those that are trained, where the outputs of the former are stored."""
     if phase.epochs < EPOCHS_A_VIEW * views:
@@ -197,11 +213,8 @@ class _Run:
     ) -> None:
         """Trains the tail on the trunk's outputs for a few fixed views."""
         train, stopping, settings = self.splits.train, self.stopping, self.settings
-        views = [
-            RandomView(settings.augmentation, settings.seed + number)
-            for number in range(settings.views)
-        ]
         centre = CentreView(**preprocessing_of(self.model).geometry)
+        views = stored_views(centre, settings)
         bar = keras.utils.Progbar(
             len(views) * len(train) + len(stopping), verbose=self.verbose, unit_name="view"
         )
@@ -212,8 +225,8 @@ class _Run:
                 say("The disk has no room for stored outputs: the frozen layers run in each epoch.")
                 return self.on_images()
             say(
-                f"The frozen layers ran once for each of {len(rows)} x {len(train)} views (random "
-                "views of each photograph); the rest is trained on what they give."
+                f"The frozen layers ran once for each of {len(rows)} x {len(train)} views; the "
+                "rest is trained on what they give."
             )
             self._fit(
                 tail,
