@@ -173,6 +173,15 @@ def _crop(default: str) -> Any:
     )
 
 
+def _head_epochs(default: int) -> Any:
+    return click.option(
+        "--head-epochs",
+        type=click.IntRange(1),
+        default=default,
+        help="Passes in the first phase, which trains the layers without pretrained weights.",
+    )
+
+
 _COMMON = [
     click.option(
         "--data-dir",
@@ -245,7 +254,7 @@ _FINE_TUNE = [
         default="auto",
         help="What follows the convolutions: AlexNet's own fc6 and fc7, one small layer on "
         "averages of pool5, or a linear classifier on which features of conv3 to conv5 occur "
-        "together; auto takes the last where the weights hold no fc6.",
+        "together; auto takes the last with pretrained weights.",
     ),
     click.option(
         "--mirror/--no-mirror",
@@ -263,17 +272,11 @@ _FINE_TUNE = [
     click.option(
         "--unfreeze-from",
         type=_Layers(),
-        default="conv4",
+        default="none",
         metavar="LAYER[,LAYER...]|none",
         help="The oldest pretrained layer to train in the second phase: "
         f"{', '.join(UNFREEZABLE)}. Several are a phase each, from the newest to the oldest; none "
-        "trains the head only.",
-    ),
-    click.option(
-        "--head-epochs",
-        type=click.IntRange(1),
-        default=40,
-        help="Passes in the first phase, which trains the layers without pretrained weights.",
+        "trains the head only, which is best with a bilinear one.",
     ),
     click.option(
         "--views",
@@ -393,13 +396,14 @@ class _Command(click.Command):
 
 
 def fine_tuning_recipe(
-    name: str, dataset: str = "auto", crop: str = "centre"
+    name: str, dataset: str = "auto", crop: str = "centre", head_epochs: int = 20
 ) -> Callable[[Callable[[FineTuneOptions], None]], click.Command]:
     """Turns `main(options)` into the command of the fine-tuning recipe `name`.
 
     Args:
         dataset: what `--dataset` is by default.
         crop: what `--crop` is by default.
+        head_epochs: what `--head-epochs` is by default.
     """
 
     def options(**values: Any) -> FineTuneOptions:
@@ -413,7 +417,11 @@ def fine_tuning_recipe(
         values["export_dir"] = values["export_dir"] or Path("saved_models", name)
         return FineTuneOptions(recipe=name, **values)
 
-    return recipe(name, options, [_dataset(dataset), *_COMMON, _crop(crop), *_FINE_TUNE])
+    return recipe(
+        name,
+        options,
+        [_dataset(dataset), *_COMMON, _crop(crop), *_FINE_TUNE, _head_epochs(head_epochs)],
+    )
 
 
 def classifying_recipe(

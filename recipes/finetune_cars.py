@@ -14,7 +14,7 @@ python recipes/finetune_cars.py --data-dir DIR --weights TRUNK.npz
 from command_line import FineTuneOptions, fine_tuning_recipe
 
 
-@fine_tuning_recipe("finetune_cars", dataset="cars196", crop="whole")
+@fine_tuning_recipe("finetune_cars", dataset="cars196", crop="whole", head_epochs=40)
 def main(options: FineTuneOptions) -> None:
     from fine_tuning import fine_tuning
 

@@ -39,11 +39,10 @@ HIDDEN_UNITS = 512
 
 #: what may follow pool5, in words
 HEADS = {
-    "fc": "the net's own (AlexNet's fc6 and fc7)",
+    "fc": "the net's own",
     "pooled": "one hidden layer on averages of pool5, in place of fc6 and fc7",
     "bilinear": "a linear classifier on which features of conv3, conv4 and conv5 occur together "
-    "(bilinear pooling), in place of fc6 and fc7, for which there are no weights (--head fc takes "
-    "those all the same, fresh)",
+    "(bilinear pooling), in place of fc6 and fc7 (--head fc takes those)",
 }
 #: what of a photograph evaluation sees, in words
 CROPS = {
@@ -84,8 +83,8 @@ def build_classifier(
         head: what follows pool5. `"fc"`: the net's own fc6 and fc7. `"pooled"`: averages of pool5
             over the whole image and over a grid of 3 x 3, and one hidden layer of 512 units, some
             fifty times fewer parameters to learn from few photographs. `"bilinear"`: a linear
-            classifier on `layers.BilinearPooling` of conv3, conv4 and conv5. `"auto"`: bilinear,
-            where the weights hold convolutions but no fc6.
+            classifier on `layers.BilinearPooling` of conv3, conv4 and conv5. `"auto"`: bilinear
+            with pretrained weights, else the net's own.
         crop: what of a photograph the classifier is to see. `"centre"`: the central square that
             belongs to the weights. `"whole"`: all of it, stretched to a square, for photographs
             that are cut to their object already.
@@ -112,8 +111,7 @@ def build_classifier(
         row = replace(row, preprocessing=stored.preprocessing)
     tensors = {} if stored is None else stored.tensors
     if head == "auto":
-        has_fc6 = any(name.startswith("fc6") for name in tensors)
-        head = "fc" if stored is None or has_fc6 else "bilinear"
+        head = "fc" if stored is None else "bilinear"
 
     image_size = image_size or _image_size(row, head, stored is not None)
     preprocessing = PREPROCESSING[row.preprocessing]
@@ -175,7 +173,6 @@ def _bilinear_head(net: keras.Model, classes: int) -> Any:
     pooled = [BilinearPooling(name=f"pairs{n}")(_maps(net, n)) for n in PAIRED]
     x = layers.Concatenate(name="pairs", dtype="float32")(pooled)
     x = layers.Rescaling(LENGTH / len(PAIRED) ** 0.5, name="length", dtype="float32")(x)
-    x = layers.Dropout(0.3, name="head_dropout", dtype="float32")(x)
     # From zero: with so many inputs random weights would be nothing but noise to unlearn.
     return layers.Dense(
         classes, "softmax", kernel_initializer="zeros", dtype="float32", name="fc8"
