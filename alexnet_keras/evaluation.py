@@ -197,7 +197,8 @@ def predict(
     )
     if mirrored:
         image = keras.Input(model.input_shape[1:])
-        model = keras.Model(image, answers(model, image, mirrored))
+        with model.distribute_strategy.scope():  # for the devices that the model is on
+            model = keras.Model(image, answers(model, image, mirrored))
     probabilities = model.predict(batches.map(lambda images, _: images), verbose=verbose)
     return np.asarray(probabilities, dtype=np.float64)[: len(examples)]
 

@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+import io
+
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
 from scipy import stats
 from sklearn import metrics
 
-from alexnet_keras.evaluation import Answers, Evaluation, accuracy_difference
+from alexnet_keras.data import Examples, pipeline
+from alexnet_keras.evaluation import (
+    Answers,
+    Evaluation,
+    accuracy_difference,
+    answers,
+    evaluate,
+    predict,
+)
+from alexnet_keras.training import choose_strategy
+from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
 
 
 @pytest.fixture
@@ -132,3 +147,102 @@ def test_classes_taken_for_each_other_count_both_ways():
     assert found.confused(1) == [(0, 1)]
     assert found.confused(6, at_least=1) == [(0, 1), (1, 2), (0, 3)]
     assert answered([True, True]).confused(6) == []
+
+
+@pytest.fixture
+def simple_decoding(monkeypatch):
+    """Decoding has tests of its own, and takes seconds to trace for each prediction."""
+
+    def decode_window(content, window, size):
+        image = tf.io.decode_png(content, channels=3)
+        top, left, height, width = tf.unstack(window(tf.shape(image)[0], tf.shape(image)[1]))
+        return tf.image.resize(image[top : top + height, left : left + width], [size, size])
+
+    monkeypatch.setattr(pipeline, "decode_window", decode_window)
+
+
+def classifier():
+    """One that sees whether something is on the left or on the right."""
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((16, 16, 3))
+    x = InputPreprocessing.of(PREPROCESSING["torchvision"])(pixels)
+    x = keras.layers.Flatten()(x)
+    kernel = keras.initializers.RandomNormal(stddev=0.05)
+    outputs = keras.layers.Dense(3, "softmax", kernel_initializer=kernel, name="fc8")(x)
+    return keras.Model(pixels, outputs)
+
+
+def photographs(count, turn=lambda image: image):
+    """Squares of coloured patches, each seen through `turn`."""
+    rng = np.random.default_rng(0)
+    contents = []
+    for _ in range(count):
+        patches = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        file = io.BytesIO()
+        turn(patches.resize((32, 32), Image.Resampling.BICUBIC)).save(file, "PNG")
+        contents.append(file.getvalue())
+    keys = tuple(map(str, range(count)))
+    return Examples("patches", ("a", "b", "c"), keys, np.arange(count) % 3, tuple(contents))
+
+
+def test_a_mirrored_prediction_is_the_mean_of_those_for_a_photograph_and_its_mirror(
+    simple_decoding,
+):
+    model, plain, turned = classifier(), photographs(5), photographs(5, ImageOps.mirror)
+    once, behind = predict(model, plain), predict(model, turned)
+    assert np.abs(once - behind).max() > 0.1
+    given = predict(model, plain, mirrored=True)
+    assert (given.shape, given.dtype) == ((5, 3), np.float64)
+    np.testing.assert_allclose(given, (once + behind) / 2, atol=1e-5)
+    np.testing.assert_allclose(predict(model, turned, mirrored=True), given, atol=1e-5)
+
+
+def test_upside_down_is_another_photograph_still(simple_decoding):
+    model = classifier()
+    given = predict(model, photographs(5), mirrored=True)
+    flipped = predict(model, photographs(5, ImageOps.flip), mirrored=True)
+    assert np.abs(flipped - given).max() > 0.1
+
+
+def test_mirrored_answers_are_means_of_two_and_plain_ones_the_models():
+    model = classifier()
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 16, 16, 3)).astype("float32")
+    np.testing.assert_array_equal(answers(model, pixels), model(pixels))
+    expected = (model(pixels) + model(pixels[:, :, ::-1])) / 2
+    assert np.abs(expected - model(pixels)).max() > 0.1
+    np.testing.assert_allclose(answers(model, pixels, mirrored=True), expected, atol=1e-6)
+
+
+def test_evaluating_mirrored_judges_the_mirrored_predictions(simple_decoding):
+    model, examples = classifier(), photographs(7)
+    for mirrored in (False, True):
+        result = evaluate(model, examples, mirrored=mirrored, batch_size=4)
+        expected = predict(model, examples, mirrored=mirrored)
+        np.testing.assert_allclose(result.probabilities, expected, atol=1e-6)
+        np.testing.assert_array_equal(result.labels, examples.labels)
+
+
+def test_a_model_that_was_seen_from_both_sides_is_saved_as_it_was(simple_decoding, tmp_path):
+    model, examples = classifier(), photographs(3)
+    before = predict(model, examples)
+    predict(model, examples, mirrored=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
+    np.testing.assert_array_equal(predict(loaded, examples), before)
+
+
+def test_two_devices_share_the_mirrors_too(simple_decoding, monkeypatch):
+    examples, devices, run = photographs(5), [], keras.Model.predict
+    one = predict(classifier(), examples, mirrored=True)
+
+    def noting(model, *given, **options):
+        devices.append(model.distribute_strategy.num_replicas_in_sync)
+        return run(model, *given, **options)
+
+    monkeypatch.setattr(keras.Model, "predict", noting)
+    with choose_strategy("mirrored", 8).scope():
+        model = classifier()
+    two = predict(model, examples, mirrored=True, batch_size=4)
+    assert devices == [2]
+    np.testing.assert_allclose(two, one, atol=1e-6)

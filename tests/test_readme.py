@@ -67,7 +67,11 @@ def test_every_option_that_is_shown_exists(repository):
         ("make_tfrecords", make_tfrecords),
     ):
         assert isinstance(command, click.Command)
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         for line in re.findall(rf"python recipes/{name}\.py(.*)", text):
             assert set(re.findall(r"--[a-z-]+", line)) - {"--help"} <= known
 

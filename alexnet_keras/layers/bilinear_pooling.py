@@ -10,6 +10,8 @@ from keras import ops
 
 #: below the root, as a share of the mean square of an activation: at 0 its slope is infinite
 _OFFSET = 1e-5
+#: the least that is divided by, so that a map of zeros stays one; compilers square it for gradients
+_LEAST = 1e-18
 
 
 @keras.saving.register_keras_serializable(package="alexnet_keras")
@@ -25,8 +27,8 @@ class BilinearPooling(keras.layers.Layer):
     RoyChowdhury and Maji, "Bilinear CNN models for fine-grained visual recognition", ICCV 2015,
     arXiv:1504.07889: section 3.1 for the formulas, of which this is the case of two equal streams).
 
-    Computes in float32 under every dtype policy; only the products of activations are in the
-    policy's compute dtype, summed by the backend in more.
+    Computes in float32 under every dtype policy; only the products of bfloat16 activations are in
+    bfloat16, summed by the backend in more. Those of float16 would leave its range.
 
     Input: (batch, height, width, channels). Output: (batch, channels * (channels + 1) / 2) in
     float32, in the order of the upper triangle, row by row.
@@ -47,6 +49,8 @@ class BilinearPooling(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
+        if keras.backend.standardize_dtype(inputs.dtype) == "float16":
+            inputs = ops.cast(inputs, "float32")
         _, height, width, channels = inputs.shape
         if None in (height, width):
             height, width = ops.shape(inputs)[1:3]
@@ -56,9 +60,11 @@ class BilinearPooling(keras.layers.Layer):
         # As shares of the mean square, so that the offset is as small for all trunks.
         energy = ops.trace(products, axis1=1, axis2=2)[:, None] / channels
         flat = ops.reshape(products, (-1, channels * channels))
-        pairs = ops.take(flat, self._places, axis=1) / ops.maximum(energy, 1e-30)
+        pairs = ops.take(flat, self._places, axis=1) / ops.maximum(energy, _LEAST)
         roots = ops.sign(pairs) * (ops.sqrt(ops.abs(pairs) + _OFFSET) - _OFFSET**0.5)
-        return ops.normalize(roots, axis=-1)
+        # Not ops.normalize, whose gradient at zeros is no number once XLA has compiled it.
+        squares = ops.sum(ops.square(roots), axis=-1, keepdims=True)
+        return roots * ops.rsqrt(ops.maximum(squares, _LEAST))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
         channels = input_shape[-1]

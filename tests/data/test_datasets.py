@@ -30,13 +30,18 @@ def jpeg(seed):
 
 def test_the_command_line_names_what_there_is():
     from alexnet_keras.alexnet import VARIANTS
+    from alexnet_keras.training.precision import POLICIES
     from alexnet_keras.transfer import HEADS
+    from alexnet_keras.transfer.classifier import CROPS
     from alexnet_keras.transfer.plan import HEAD_TRAINING
 
     assert command_line.DATASETS == DATASETS
     assert tuple(VARIANTS) == command_line.VARIANTS
     assert tuple(AUGMENTATIONS) == command_line.AUGMENTATIONS
     assert set(HEADS) == set(HEAD_TRAINING) == set(command_line.HEADS) - {"auto"}
+    assert tuple(CROPS) == command_line.CROPS
+    # float16 loses small gradients without a scale on the loss.
+    assert set(command_line.FINE_TUNE_PRECISIONS) == {"auto", *POLICIES} - {"float16"}
 
 
 @pytest.fixture

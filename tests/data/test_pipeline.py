@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,18 +171,59 @@ def test_a_mirrored_centre_view_is_the_centre_view_seen_from_behind(examples):
     np.testing.assert_array_equal(plain[0], centre_view(examples.read(0), 16, 256 / 224).numpy())
 
 
-def test_flips_come_in_half_of_all_cases():
-    # Bright on the left: a flipped view is bright on the right.
+def ramps(count):
+    """Bright on the left, each with bytes of its own: a mirrored view is bright on the right."""
     contents = []
-    for number in range(400):
+    for number in range(count):
         ramp = np.repeat(np.linspace(255, 0, 64, dtype=np.uint8)[None], 64, axis=0)
         ramp[0, 0] = number % 256
         ramp[0, 1] = number // 256
         contents.append(encode(Image.fromarray(ramp), "PNG"))
-    many = Examples("ramp", ("a", "b"), ("x",) * 400, np.zeros(400, np.int32), contents)
-    views, _ = all_views(many, RandomView(AUGMENTATIONS["inception"]()), 8, 100)
-    flipped = (views[:, :, 0].mean(axis=(1, 2)) < views[:, :, -1].mean(axis=(1, 2))).mean()
-    assert abs(flipped - 0.5) < 3 * (0.25 / 400) ** 0.5
+    return Examples("ramp", ("a", "b"), ("x",) * count, np.zeros(count, np.int32), contents)
+
+
+def are_mirrored(views):
+    return views[:, :, 0].mean(axis=(1, 2)) < views[:, :, -1].mean(axis=(1, 2))
+
+
+def test_flips_come_in_half_of_all_cases():
+    views, _ = all_views(ramps(400), RandomView(AUGMENTATIONS["inception"]()), 8, 100)
+    assert abs(are_mirrored(views).mean() - 0.5) < 3 * (0.25 / 400) ** 0.5
+
+
+def test_without_mirrors_no_view_is_one_and_nothing_else_changes():
+    mirrored = AUGMENTATIONS["random_resized_crop"]()
+    plain = replace(mirrored, mirror=False)
+    both, _ = all_views(ramps(60), RandomView(mirrored), 8, 60)
+    views, _ = all_views(ramps(60), RandomView(plain), 8, 60)
+    assert 10 < are_mirrored(both).sum() < 50
+    assert not are_mirrored(views).any()
+    turned = np.where(are_mirrored(both)[:, None, None, None], both[:, :, ::-1], both)
+    np.testing.assert_array_equal(views, turned)
+
+
+def test_training_batches_have_no_mirrors_where_there_are_to_be_none():
+    def mirrored(mirror):
+        batches = training_batches(
+            ramps(60),
+            replace(AUGMENTATIONS["inception"](), mirror=mirror),
+            image_size=8,
+            batch_size=60,
+            seed=0,
+        )
+        ((views, _),) = take(batches, 1)
+        return are_mirrored(views).sum()
+
+    assert (mirrored(False), 10 < mirrored(True) < 50) == (0, True)
+
+
+@pytest.mark.parametrize("preset", AUGMENTATIONS)
+def test_stored_views_with_and_without_mirrors_are_told_apart(preset):
+    augmentation = AUGMENTATIONS[preset]()
+    plain = replace(augmentation, mirror=False)
+    assert augmentation == AUGMENTATIONS[preset]() == replace(plain, mirror=True)
+    assert augmentation != plain
+    assert repr(RandomView(augmentation)) != repr(RandomView(plain))
 
 
 def windows(crop, height, width, count=400):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_keras.layers import (
+    BilinearPooling,
     CeilMaxPooling2D,
     LocalResponseNormalization,
     PCAColorAugmentation,
@@ -20,8 +21,8 @@ from alexnet_keras.layers import (
 PROGRAM = """
 import keras, numpy as np, tensorflow as tf
 from alexnet_keras.layers import (
-    CeilMaxPooling2D, ClassicDropout, LocalResponseNormalization, PCAColorAugmentation,
-    SpatialResponseNormalization)
+    BilinearPooling, CeilMaxPooling2D, ClassicDropout, LocalResponseNormalization,
+    PCAColorAugmentation, SpatialResponseNormalization)
 
 given, results = dict(np.load("given.npz")), {}
 images, alphas, activations = given["images"], given["alphas"], given["activations"]
@@ -38,6 +39,8 @@ for size in (1, 4, 5):
 keep("spatial_half", SpatialResponseNormalization(dtype="mixed_float16")(activations * 100))
 keep("pooled", CeilMaxPooling2D()(activations - 20))
 keep("pooled_half", CeilMaxPooling2D(2, dtype="mixed_float16")(activations - 20))
+keep("bilinear", BilinearPooling()(activations))
+keep("bilinear_half", BilinearPooling(dtype="mixed_bfloat16")(activations))
 keep("dropped", ClassicDropout(0.5, seed=1)(activations, training=True))
 keep("halved", ClassicDropout(0.5)(activations))
 
@@ -61,7 +64,7 @@ results["eigenvalues"] = layer.eigenvalues
 net = keras.Sequential([
     keras.Input(images.shape[1:]), layer, keras.layers.Conv2D(6, 2),
     LocalResponseNormalization(), SpatialResponseNormalization(), CeilMaxPooling2D(),
-    keras.layers.Flatten(), ClassicDropout(0.5), keras.layers.Dense(1)])
+    BilinearPooling(), ClassicDropout(0.5), keras.layers.Dense(1)])
 net.compile(keras.optimizers.SGD(1e-6), "mse")
 results["loss"] = net.fit(images, np.ones((len(images), 1)), verbose=0).history["loss"]
 net.save("net.keras")
@@ -69,6 +72,13 @@ loaded = keras.models.load_model("net.keras", compile=False)
 keep("outputs", net(images))
 keep("loaded_outputs", loaded(images))
 results["loaded_eigenvalues"] = loaded.layers[0].eigenvalues
+
+black = keras.Sequential([
+    keras.Input(images.shape[1:]), keras.layers.Conv2D(4, 2, use_bias=False), BilinearPooling(),
+    keras.layers.Dense(1)])
+black.compile("sgd", "mse")
+black.fit(images * 0, np.ones((len(images), 1)), verbose=0)
+keep("kernel", black.layers[0].kernel)
 assert keras.backend.backend() == given["backend"]
 np.savez("results.npz", **results)
 """
@@ -119,6 +129,11 @@ def test_the_layers_give_on_another_backend_what_they_give_on_tensorflow(
     np.testing.assert_array_equal(results["pooled"], CeilMaxPooling2D()(activations - 20))
     expected = CeilMaxPooling2D(2, dtype="mixed_float16")(activations - 20)
     np.testing.assert_array_equal(results["pooled_half"], expected)
+    expected = BilinearPooling()(activations)
+    np.testing.assert_allclose(results["bilinear"], expected, rtol=1e-4, atol=1e-6)
+    assert results["bilinear_half"].dtype == np.float32
+    np.testing.assert_allclose(results["bilinear_half"], expected, atol=0.02)
+    assert np.isfinite(results["kernel"]).all()
     # Each backend draws masks of its own.
     kept = results["dropped"] != 0
     np.testing.assert_array_equal(results["dropped"], activations * kept)
@@ -144,4 +159,4 @@ def test_the_layers_give_on_another_backend_what_they_give_on_tensorflow(
     np.testing.assert_allclose(results["eigenvalues"], expected, rtol=1e-6)
     np.testing.assert_array_equal(results["loaded_eigenvalues"], results["eigenvalues"])
     np.testing.assert_allclose(results["loaded_outputs"], results["outputs"], rtol=1e-5)
-    assert np.isfinite(results["loss"]).all()
+    assert np.isfinite(results["loss"]).all() and np.isfinite(results["outputs"]).all()

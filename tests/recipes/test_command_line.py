@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from alexnet_keras import UserError
 from command_line import FineTuneOptions, fine_tuning_recipe
+from finetune_cars import main as finetune_cars
+from finetune_flowers import main as finetune_flowers
 
 
 def invoke(arguments, main=None):
@@ -42,6 +44,23 @@ def test_defaults_depend_on_the_recipe_and_the_weights():
     assert invoke(several)[1][0].unfreeze_from == ("conv5", "conv3")
 
 
+def test_mirrors_are_taken_and_precision_is_chosen_unless_told_otherwise():
+    _, (options,) = invoke([])
+    assert (options.crop, options.mirror, options.precision) == ("centre", True, "auto")
+    told = ["--crop", "whole", "--no-mirror", "--precision", "float32", "--head", "bilinear"]
+    _, (options,) = invoke(told)
+    assert (options.crop, options.mirror, options.precision) == ("whole", False, "float32")
+    assert options.head == "bilinear"
+    assert invoke(["--mirror"])[1][0].mirror
+
+
+def test_cars_are_cut_out_already_and_seen_whole():
+    def crop(command):
+        return next(option.default for option in command.params if option.name == "crop")
+
+    assert (crop(finetune_cars), crop(finetune_flowers)) == ("whole", "centre")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -49,6 +68,9 @@ def test_defaults_depend_on_the_recipe_and_the_weights():
         (["--variant", "vgg"], ["'vgg'", "'alexnet'", "'torchvision'"]),
         (["--dataset", "cats"], ["'cats'", "'drawn_flowers'", "'tf_flowers'"]),
         (["--strategy", "tpu"], ["'tpu'", "'auto'", "'mirrored'"]),
+        (["--head", "linear"], ["'linear'", "'auto'", "'bilinear'"]),
+        (["--crop", "middle"], ["'middle'", "'centre'", "'whole'"]),
+        (["--precision", "float16"], ["'float16'", "'auto'", "'bfloat16'"]),
         (["--unfreeze-from", "conv5,pool3"], ["'pool3'", "conv5", "none"]),
         (["--image-size", "32"], ["32", "63<=x<=1024"]),
         (["--epochs", "many"], ["'many'", "integer"]),
@@ -89,7 +111,10 @@ def test_help_explains_every_option_with_its_default(repository):
         check=True,
     )
     options = [line for line in done.stdout.splitlines() if line.lstrip().startswith("--")]
-    assert len(options) == 22
+    assert len(options) == 25
+    shown = {word.strip(",") for line in options for word in line.split() if word[:2] == "--"}
+    assert {"--crop", "--mirror", "--no-mirror", "--precision"} <= shown
+    assert "auto|fc|pooled|bilinear" in done.stdout
     paragraphs = done.stdout.split("Options:")[1].split("\n  --")[1:]
     for paragraph in paragraphs:
         if not paragraph.startswith(("help", "data-dir", "allow-bad", "search-rate", "compare")):

@@ -18,6 +18,7 @@ from PIL import Image
 
 import finetune_flowers
 from alexnet_keras import AlexNet
+from alexnet_keras.training import choose_precision
 from alexnet_keras.weights import automatic, starter
 
 SMALL = ["--image-size", "64", "--epochs", "1", "--head-epochs", "3", "--views", "1"]
@@ -129,6 +130,8 @@ def test_the_configuration_is_resolved(finished):
     config = json.loads((folder / "out" / "config.json").read_text())
     options = config["options"]
     assert (options["variant"], options["image_size"], options["seed"]) == ("torchvision", 64, 0)
+    assert (options["head"], options["crop"], options["mirror"]) == ("bilinear", "centre", True)
+    assert options["precision"] == choose_precision("auto")
     assert options["learning_rate"] > 0
     assert [phase["name"] for phase in options["phases"]][0] == "head"
     assert config["packages"]["keras"] == keras.__version__
@@ -154,7 +157,8 @@ def test_the_report_stands_alone_and_escapes_names(finished):
 
 
 def test_the_console_says_which_weights_stay_random(finished):
-    assert "random ones stay, in head_norm, hidden, fc8" in finished[1].stdout
+    assert "random ones stay, in fc8" in finished[1].stdout
+    assert "features of conv5 occur together (bilinear pooling)" in finished[1].stdout
     assert "Traceback" not in finished[1].stderr
 
 
@@ -165,13 +169,29 @@ def test_the_saved_model_holds_the_weights_once_and_loads_without_a_warning(fini
     assert path.stat().st_size < 1.05 * 4 * model.count_params() + 200_000
 
 
-def test_the_exported_model_answers_as_the_saved_one(finished, photographs):
+def test_the_exported_model_answers_as_the_saved_one_from_both_sides(finished, photographs):
     folder, _ = finished
     model = keras.models.load_model(folder / "out" / "model.keras")
     exported = tf.saved_model.load(str(folder / "saved_models" / "finetune_flowers" / "1"))
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 3)).astype(np.float32)
     answer = exported.signatures["predict_images"](images=tf.constant(pixels))
-    np.testing.assert_allclose(answer["probabilities"], model(pixels), atol=1e-5)
+    expected = (model(pixels) + model(pixels[:, :, ::-1])) / 2
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
+def test_what_is_served_is_what_was_measured(finished, photographs):
+    folder, _ = finished
+    with (folder / "out" / "predictions.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    exported = tf.saved_model.load(str(folder / "saved_models" / "finetune_flowers" / "1"))
+    contents = [(photographs / row["photograph"]).read_bytes() for row in answers]
+    served = exported.signatures["serving_default"](images=tf.constant(contents))
+    confidence = [float(row["confidence"]) for row in answers]
+    np.testing.assert_allclose(served["scores"][:, 0], confidence, atol=1e-4)
+    assert [name.decode() for name in served["classes"][:, 0].numpy()] == [
+        row["prediction"] for row in answers
+    ]
 
 
 def test_a_finished_run_is_not_overwritten(finished, repository, photographs):

@@ -16,7 +16,7 @@ from PIL import Image
 from alexnet_keras.alexnet import VARIANTS, build
 from alexnet_keras.data import Examples
 from alexnet_keras.errors import UserError
-from alexnet_keras.evaluation import evaluate
+from alexnet_keras.evaluation import centre_batches, evaluate
 from alexnet_keras.serving import export
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
 
@@ -95,6 +95,24 @@ def test_the_pixel_signature_takes_float_images(model, tmp_path):
     np.testing.assert_allclose(
         signature(images=tf.constant(images))["probabilities"], model(images), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("model", ["torchvision", "caffe"], indirect=True)
+def test_what_is_served_of_both_sides_is_what_was_measured(model, tmp_path):
+    contents = tuple(encoded("PNG", seed) for seed in range(3))
+    examples = Examples("some", NAMES, ("0", "1", "2"), np.zeros(3, np.int32), contents)
+    exported = tf.saved_model.load(str(export(model, tmp_path, NAMES, mirrored=True)))
+    answer = exported.signatures["serving_default"](images=tf.constant(contents))
+    measured = evaluate(model, examples, mirrored=True).probabilities
+    assert np.abs(measured - evaluate(model, examples).probabilities).max() > 0.001
+    np.testing.assert_allclose(answer["probabilities"], measured, atol=1e-6)
+    np.testing.assert_allclose(answer["scores"], -np.sort(-measured, axis=1), atol=1e-6)
+
+    pixels = np.concatenate([images for images, _ in centre_batches(model, examples, 3)])
+    answer = exported.signatures["predict_images"](images=tf.constant(pixels))
+    np.testing.assert_allclose(answer["probabilities"], measured, atol=1e-6)
+    expected = (model(pixels) + model(pixels[:, :, ::-1])) / 2
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-6)
 
 
 def test_versions_grow_and_other_entries_are_left_alone(model, tmp_path):

@@ -10,7 +10,12 @@ import tensorflow as tf
 from alexnet_keras import UserError
 from alexnet_keras.training import precision as precision_module
 from alexnet_keras.training.net import build_net
-from alexnet_keras.training.precision import computing_in, in_hardware, set_precision
+from alexnet_keras.training.precision import (
+    choose_precision,
+    computing_in,
+    in_hardware,
+    set_precision,
+)
 
 
 @pytest.fixture
@@ -80,6 +85,23 @@ def test_flags_of_the_cpu_are_read_as_linux_has_them(monkeypatch):
 def test_one_asks_whether_the_hardware_has_it(monkeypatch):
     monkeypatch.setattr(precision_module, "_cpu_flags", lambda: {"amx_bf16"})
     assert [in_hardware(name) for name in ("float32", "bfloat16", "float16")] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"),
+    [({"amx_bf16"}, "bfloat16"), ({"avx512_bf16"}, "bfloat16"), ({"avx512_fp16"}, "float32")],
+)
+def test_automatic_is_bfloat16_where_it_is_in_hardware(monkeypatch, policy, flags, chosen):
+    monkeypatch.setattr(precision_module, "_cpu_flags", lambda: flags)
+    assert choose_precision("auto") == chosen
+    assert policy().name == "float32"  # of nets to come nothing is said
+
+
+def test_one_that_is_named_is_taken_or_refused(monkeypatch):
+    monkeypatch.setattr(precision_module, "_cpu_flags", lambda: {"amx_bf16"})
+    assert [choose_precision(name) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    with pytest.raises(UserError, match="CPU does not compute in float16.*--precision float16"):
+        choose_precision("float16")
 
 
 def test_feature_maps_are_computed_in_16_bits_for_a_while_and_nothing_else():

@@ -12,7 +12,7 @@ from PIL import Image
 from alexnet_keras.data import AUGMENTATIONS, Splits
 from alexnet_keras.evaluation import evaluate
 from alexnet_keras.training import EpochLog, choose_strategy
-from alexnet_keras.transfer import FeatureCache, Settings, fine_tune, plan_phases
+from alexnet_keras.transfer import FeatureCache, Settings, classifier, fine_tune, plan_phases
 from two_colours import colored, small_classifier
 
 # Both kinds of phase, as short as they can be: most of the time goes into tracing.
@@ -26,12 +26,20 @@ def splits():
 
 
 def train(
-    splits, folder, pretrained=CONVOLUTIONS, strategy=None, views=2, most_bytes=2**30, **plan
+    splits,
+    folder,
+    pretrained=CONVOLUTIONS,
+    strategy=None,
+    views=2,
+    most_bytes=2**30,
+    precision="float32",
+    make=small_classifier,
+    **plan,
 ):
     folder.mkdir(exist_ok=True)
     strategy = strategy or choose_strategy("none", 8)
     with strategy.scope():
-        model = small_classifier()
+        model = make()
         arguments = {
             "unfreeze_from": ("conv4",),
             "head_epochs": 6,
@@ -41,7 +49,11 @@ def train(
         phases = plan_phases(model, pretrained, **(arguments | plan))
         log = EpochLog(folder / "history.csv", folder / "tensorboard")
         settings = Settings(
-            AUGMENTATIONS["alexnet2012"](), batch_size=8, views=views, label_smoothing=0.0
+            AUGMENTATIONS["alexnet2012"](),
+            batch_size=8,
+            views=views,
+            label_smoothing=0.0,
+            precision=precision,
         )
         before = {layer.name: layer.get_weights() for layer in model.layers}
         cache = FeatureCache(folder / "cache", most_bytes)
@@ -142,6 +154,63 @@ def test_a_phase_that_trains_convolutions_learns_from_stored_outputs_too(
         patch.setattr("alexnet_keras.data.pipeline.decode_window", None)  # no image is looked at
         again, _, _, _ = train(splits, tmp_path / "run", unfreeze_from=("conv5", "conv4"))
     for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def bilinear_classifier():
+    """The small one, with the bilinear head in the place of fc6 and fc7."""
+    small = small_classifier()
+    outputs = classifier._bilinear_head(small.get_layer("conv5").output, 2)
+    return keras.Model(small.input, outputs, name=small.name)
+
+
+def test_a_bilinear_head_learns_from_stored_outputs(splits, tmp_path):
+    options = {"head": "bilinear", "views": 4, "head_epochs": 12, "epochs": 0}
+    model, before, _, _ = train(splits, tmp_path / "run", make=bilinear_classifier, **options)
+    assert changed(model, before) == {"fc8"}
+    (stored,) = FeatureCache(tmp_path / "run" / "cache").sets()
+    assert stored.description.startswith("length of ")
+    assert evaluate(model, splits.validation).top(1) >= 0.9
+
+
+def test_in_16_bits_it_learns_too_and_ends_in_float32(splits, tmp_path, monkeypatch):
+    computed, fit = [], keras.Model.fit
+
+    def noting(model, *given, **options):
+        computed.append({layer.name: layer.compute_dtype for layer in model.layers})
+        return fit(model, *given, **options)
+
+    monkeypatch.setattr(keras.Model, "fit", noting)
+    # Too few epochs for stored outputs: the second phase runs on images.
+    model, before, keeper, log = train(splits, tmp_path / "run", precision="bfloat16", epochs=3)
+    head, whole = computed
+    assert whole["conv1"] == whole["conv5"] == "bfloat16"
+    assert whole["fc6"] == whole["fc8"] == head["fc8"] == "float32"
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    assert {variable.dtype for variable in model.variables} == {"float32"}
+    assert changed(model, before) == {"conv4", "conv5", "fc6", "fc7", "fc8"}
+    assert evaluate(model, splits.validation).top(1) >= 0.9
+    assert keeper.best == min(row["stop_loss"] for row in log.rows)
+
+
+def test_the_two_precisions_share_no_stored_outputs(splits, tmp_path):
+    def sets(precision):
+        model, _, _, log = train(
+            splits, tmp_path / "run", precision=precision, views=1, head_epochs=2, epochs=0
+        )
+        found = FeatureCache(tmp_path / "run" / "cache").sets()
+        assert {(entry.description, entry.outputs) for entry in found} == {
+            ("flatten of alexnet_trunk at 64 px", 40)
+        }
+        return {entry.fingerprint for entry in found}, model.get_weights()
+
+    exact, first = sets("float32")
+    both, rounded = sets("bfloat16")
+    assert (len(exact), len(both)) == (1, 2) and exact < both
+    assert any((a != b).any() for a, b in zip(first, rounded, strict=True))
+    again, second = sets("float32")
+    assert again == both
+    for a, b in zip(first, second, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from alexnet_keras import UserError
 from alexnet_keras.data import AUGMENTATIONS, CentreView, Examples, RandomView
+from alexnet_keras.training import computing_in
 from alexnet_keras.transfer import FeatureCache
 from alexnet_keras.transfer.trunk_outputs import TrunkOutputs, trunk_fingerprint
 
@@ -99,6 +100,19 @@ def test_a_prefix_goes_without_where_there_is_room_for_the_trunk_alone(examples,
         outputs._cache = tight
         assert outputs.rows(examples, RANDOM).shape == (3, 9)
     assert sorted(entry.outputs for entry in tight.sets()) == [0, 27]
+
+
+def test_outputs_computed_in_16_bits_are_a_set_of_their_own(examples, cache):
+    net = trunk()
+    exact, _ = outputs_of(net, examples, [CENTRE], cache)
+    with computing_in("bfloat16", net):
+        rounded, _ = outputs_of(net, examples, [CENTRE], cache)
+    again, _ = outputs_of(net, examples, [CENTRE], cache)
+    np.testing.assert_array_equal(again, exact)
+    assert 0 < np.abs(rounded - exact).max() < 0.02 * np.abs(exact).max()
+    assert [(entry.description, entry.outputs) for entry in cache.sets()] == [
+        ("average of trunk at 32 px", 9)
+    ] * 2
 
 
 @pytest.mark.parametrize("seed, stride, size", [(1, 2, 32), (0, 3, 32), (0, 2, 24)])
