@@ -55,10 +55,12 @@ def test_mirrors_are_taken_and_precision_is_chosen_unless_told_otherwise():
 
 
 def test_cars_are_cut_out_already_and_seen_whole():
-    def crop(command):
-        return next(option.default for option in command.params if option.name == "crop")
+    def defaults(command):
+        options = {option.name: option.default for option in command.params}
+        return options["crop"], options["head_epochs"], options["unfreeze_from"]
 
-    assert (crop(finetune_cars), crop(finetune_flowers)) == ("whole", "centre")
+    assert defaults(finetune_cars) == ("whole", 40, "none")
+    assert defaults(finetune_flowers) == ("centre", 20, "none")
 
 
 @pytest.mark.parametrize(

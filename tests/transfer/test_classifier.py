@@ -16,6 +16,9 @@ from alexnet_keras.transfer import build_classifier, classifier, plan_phases, sp
 from alexnet_keras.variants import VARIANTS
 from alexnet_keras.weights import preprocessing_of
 
+#: of 8 channels, in each of three convolutions
+PAIRS = 3 * (8 * 9 // 2)
+
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
@@ -34,7 +37,7 @@ def built(variant="torchvision", classes=3, head="bilinear", crop="centre"):
 
 def trained(model):
     """The model with a classifier that prefers some class."""
-    model.get_layer("fc8").kernel.assign(np.random.default_rng(0).normal(0, 0.05, (36, 3)))
+    model.get_layer("fc8").kernel.assign(np.random.default_rng(0).normal(0, 0.05, (PAIRS, 3)))
     return model
 
 
@@ -43,26 +46,28 @@ def pixels(count=2, side=64):
 
 
 @pytest.mark.parametrize(
-    ("variant", "seen", "side"),
+    ("variant", "seen", "sides"),
     [
-        ("alexnet", "conv5", 3),
-        ("torchvision", "conv5", 3),
-        ("caffe", "conv5", 3),
-        ("caffenet", "conv5", 3),
-        ("paper", "pool5", 1),
-        ("release", "pool5", 1),
-        ("modern", "relu5", 7),
+        ("alexnet", ("conv3", "conv4", "conv5"), (3, 3, 3)),
+        ("torchvision", ("conv3", "conv4", "conv5"), (3, 3, 3)),
+        ("caffe", ("conv3", "conv4", "conv5"), (3, 3, 3)),
+        ("caffenet", ("conv3", "conv4", "conv5"), (3, 3, 3)),
+        ("paper", ("conv3_maps", "conv4_maps", "conv5_maps"), (3, 3, 3)),
+        # The released net pools conv5 before its activation.
+        ("release", ("conv3_maps", "conv4_maps", "relu5_maps"), (3, 3, 1)),
+        ("modern", ("relu3", "relu4", "relu5"), (7, 7, 7)),
     ],
 )
-def test_the_bilinear_head_sees_conv5_or_where_two_towers_are_joined(variant, seen, side):
+def test_the_bilinear_head_sees_the_last_three_convolutions_activations(variant, seen, sides):
     model = built(variant).model
-    names = [layer.name for layer in model.layers]
-    assert names[-5:] == [seen, "bilinear", "length", "head_dropout", "fc8"]
-    maps = model.get_layer("bilinear").input
-    assert maps is model.get_layer(seen).output
-    assert maps.shape == (None, side, side, 8)
-    assert model.get_layer("fc8").input.shape == (None, 8 * 9 // 2)
+    for number, name, side in zip((3, 4, 5), seen, sides, strict=True):
+        maps = model.get_layer(f"pairs{number}").input
+        assert maps is model.get_layer(name).output
+        assert maps.shape == (None, side, side, 8)
+        assert np.min(keras.Model(model.input, maps)(pixels())) >= 0
+    assert model.get_layer("fc8").input.shape == (None, PAIRS)
     assert model.output_shape == (None, 3)
+    assert not {"fc6", "fc7", "fc6a", "flatten"} & {layer.name for layer in model.layers}
 
 
 @pytest.mark.parametrize("variant", ["torchvision", "paper"])
@@ -70,11 +75,15 @@ def test_it_is_a_linear_classifier_on_products_of_channels(variant):
     model = trained(built(variant).model)
     model.get_layer("fc8").bias.assign([0.1, 0.5, -0.2])
     kernel, bias = (np.asarray(value, np.float64) for value in model.get_layer("fc8").weights)
-    maps = keras.Model(model.input, model.get_layer("bilinear").input)(pixels())
-    maps = np.asarray(maps, np.float64).reshape(2, -1, 8)
-    moments = np.einsum("bpi,bpj->bij", maps, maps)
-    roots = np.sqrt([[m[i, j] for i in range(8) for j in range(i, 8)] for m in moments])
-    logits = 32 * roots / np.linalg.norm(roots, axis=1, keepdims=True) @ kernel + bias
+    vectors = []
+    for number in (3, 4, 5):
+        maps = keras.Model(model.input, model.get_layer(f"pairs{number}").input)(pixels())
+        maps = np.asarray(maps, np.float64).reshape(2, -1, 8)
+        moments = np.einsum("bpi,bpj->bij", maps, maps)
+        roots = np.sqrt([[m[i, j] for i in range(8) for j in range(i, 8)] for m in moments])
+        vectors.append(roots / np.linalg.norm(roots, axis=1, keepdims=True))
+    # All three together are 32 long.
+    logits = 32 / 3**0.5 * np.concatenate(vectors, axis=1) @ kernel + bias
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert np.ptp(expected) > 0.2
     # The layer rounds the roots of small products down.
@@ -102,7 +111,7 @@ def test_all_below_the_bilinear_heads_fc8_is_one_trunk(variant):
     )
     assert phase.trained == ("fc8",)
     trunk, tail = split_model(model, "fc8")
-    assert trunk.layers[-1].name == "length" and trunk.output_shape == (None, 36)
+    assert trunk.layers[-1].name == "length" and trunk.output_shape == (None, PAIRS)
     np.testing.assert_allclose(tail(trunk(pixels())), model(pixels()), atol=1e-6)
 
 

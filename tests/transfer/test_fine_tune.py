@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_keras.data import AUGMENTATIONS, Splits
+from alexnet_keras.data import AUGMENTATIONS, CentreView, RandomView, Splits
 from alexnet_keras.evaluation import evaluate
 from alexnet_keras.training import EpochLog, choose_strategy
 from alexnet_keras.transfer import FeatureCache, Settings, classifier, fine_tune, plan_phases
+from alexnet_keras.transfer.fine_tune import stored_views
 from two_colours import colored, small_classifier
 
 # Both kinds of phase, as short as they can be: most of the time goes into tracing.
@@ -157,10 +158,20 @@ def test_a_phase_that_trains_convolutions_learns_from_stored_outputs_too(
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize(("mirror", "measured"), [(True, 2), (False, 1)])
+def test_what_will_be_measured_is_trained_on_first(mirror, measured):
+    augmentation = replace(AUGMENTATIONS["gentle"](), mirror=mirror)
+    centre = CentreView(1.0, keep_aspect=False)
+    given = stored_views(centre, Settings(augmentation, seed=7, views=4))
+    assert given[:measured] == [centre, replace(centre, mirrored=True)][:measured]
+    assert given[measured:] == [RandomView(augmentation, 7 + n) for n in range(4 - measured)]
+    assert stored_views(centre, Settings(augmentation, views=1)) == [centre]
+
+
 def bilinear_classifier():
     """The small one, with the bilinear head in the place of fc6 and fc7."""
     small = small_classifier()
-    outputs = classifier._bilinear_head(small.get_layer("conv5").output, 2)
+    outputs = classifier._bilinear_head(small, 2)
     return keras.Model(small.input, outputs, name=small.name)
 
 

@@ -333,7 +333,7 @@ def test_a_classifier_keeps_its_new_fc8_and_reports_what_was_loaded(archive):
     assert built.model.output_shape == (None, 5)
 
 
-def test_a_trunk_without_fc_layers_gets_the_bilinear_head_unless_told_otherwise(archive):
+def test_pretrained_weights_get_the_bilinear_head_unless_told_otherwise(archive):
     path = archive(trunk("torchvision"))
     built = build_classifier(5, weights=path, image_size=64)
     assert (built.head, built.loaded.fresh) == ("bilinear", ("fc8",))
@@ -343,12 +343,13 @@ def test_a_trunk_without_fc_layers_gets_the_bilinear_head_unless_told_otherwise(
     assert build_classifier(5, weights="starter").head == "bilinear"
 
 
-def test_weights_that_hold_fc6_keep_it(archive):
+def test_weights_that_hold_fc6_lend_it_on_request(archive):
     fc6 = {"fc6/kernel": np.zeros((256, 4096), "f4"), "fc6/bias": np.zeros(4096, "f4")}
     path = archive(trunk("torchvision") | fc6)
-    built = build_classifier(5, weights=path, image_size=64)
+    built = build_classifier(5, weights=path, image_size=64, head="fc")
     assert (built.head, built.loaded.fresh) == ("fc", ("fc7", "fc8"))
-    bilinear = build_classifier(5, weights=path, image_size=64, head="bilinear")
+    bilinear = build_classifier(5, weights=path, image_size=64)
+    assert bilinear.head == "bilinear"
     assert bilinear.loaded.loaded == ("conv1", "conv2", "conv3", "conv4", "conv5")
     assert bilinear.loaded.unused == ("fc6",)
 
