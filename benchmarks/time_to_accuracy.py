@@ -13,7 +13,8 @@ the same:
   momentum .9 and a cosine from .002 (`stock_keras.py`);
 * stock PyTorch: the same there, with a `DataLoader` (`stock_torch.py`); needs the extra
   `reference`;
-* ours: `recipes/finetune_flowers.py` with the options of `OURS` (`watched_recipe.py`).
+* ours: `recipes/finetune_flowers.py`, or the `--recipe` given, as it is without further options
+  (`watched_recipe.py`).
 
 The clock starts with the process, so imports, reading and compiling count. Each epoch's weights are
 kept and measured when all training is done: measuring costs nobody time. The stock recipes get the
@@ -37,7 +38,6 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -55,9 +55,8 @@ SCRIPTS = {
     "stock PyTorch": "stock_torch.py",
     "ours": "watched_recipe.py",
 }
+OURS = ("finetune_flowers", "finetune_cars")
 COLOURS = {"stock Keras": "#1f6f8b", "stock PyTorch": "#7a5195", "ours": "#c05a2e"}
-#: options of the recipe; the weights, the photographs and the seed are given to all
-OURS: dict[str, Any] = {"image-size": 288, "views": 4, "unfreeze-from": "none"}
 
 
 def main() -> None:
@@ -70,6 +69,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="accuracy over seconds, as SVG")
     parser.add_argument("--seeds", nargs="+", type=int, choices=range(FOLDS), default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument("--recipe", choices=OURS, default=OURS[0], help="ours")
     parser.add_argument("--epochs", type=int, default=10, help="of the stock recipes' whole net")
     options = parser.parse_args()
     names = [name for name in SCRIPTS if name in options.only]
@@ -128,7 +128,8 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> Curve:
     trunk, fold = options.trunk.resolve(), options.work / "folds" / str(seed)
     given = {"data-dir": fold / "train", "val-dir": fold / "val", "seed": seed, "output": output}
     if name == "ours":
-        given |= {"weights": trunk, "export-dir": output / "exported", **OURS}
+        given |= {"weights": trunk, "export-dir": output / "exported"}
+        given |= {"recipe": options.recipe}
     else:
         given |= {"trunk": trunk, "epochs": options.epochs}
     asked = {key: str(value) for key, value in given.items()}

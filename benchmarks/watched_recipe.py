@@ -1,6 +1,6 @@
-"""Runs `recipes/finetune_flowers.py` as it is, and measures each of its epochs afterwards.
+"""Runs a fine-tuning recipe as it is, and measures each of its epochs afterwards.
 
-    python benchmarks/watched_recipe.py --output FOLDER OPTIONS OF THE RECIPE
+    python benchmarks/watched_recipe.py --recipe finetune_flowers --output FOLDER ITS OPTIONS
 
 Two functions that the recipe calls are stood in for: `transfer.fine_tune`, to copy the trained
 layers' weights at the end of each epoch, and `evaluation.evaluate`, to note when it is done. Both
@@ -11,6 +11,7 @@ its validation part. A contestant of `time_to_accuracy.py`.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -32,11 +33,15 @@ Weights = dict[str, list[np.ndarray]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--recipe", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    output = parser.parse_known_args()[0].output
+    given, others = parser.parse_known_args()
+    output = given.output
+    sys.argv[1:] = [f"--output={output}", *others]
     quiet_tensorflow()
     from alexnet_keras import evaluation, transfer
-    from finetune_flowers import main as recipe
+
+    recipe = importlib.import_module(given.recipe).main
 
     watch = Watch(transfer.fine_tune, evaluation.evaluate)
     transfer.fine_tune, evaluation.evaluate = watch.fine_tune, watch.evaluate
@@ -107,7 +112,9 @@ class Watch:
         return result
 
     def points(self) -> list[Point]:
-        """The accuracy of each epoch's weights on the validation part."""
+        """The accuracy of each epoch's weights on the validation part, with the mirrors' help."""
+        import keras
+
         from alexnet_keras.evaluation import Evaluation, predict
         from alexnet_keras.transfer import split_model
 
@@ -120,11 +127,13 @@ class Watch:
             # What stands before the trained layers gives the same all through a phase.
             set_weights(self._model, epochs[0].weights)
             trunk, tail = split_model(self._model, phase.trained[0])
-            stored = predict(trunk, validation).astype(np.float32)
+            pixels = keras.Input(trunk.input_shape[1:])
+            mirroring = keras.Model(pixels, trunk(keras.ops.flip(pixels, 2)))
+            looks = [predict(one, validation).astype(np.float32) for one in (trunk, mirroring)]
             for epoch in epochs:
                 set_weights(self._model, epoch.weights)
-                answers = Evaluation(tail.predict(stored, verbose=0), labels)
-                found.append(Point(epoch.seconds, answers.top(1)))
+                both = sum(tail.predict(look, verbose=0) for look in looks) / len(looks)
+                found.append(Point(epoch.seconds, Evaluation(both, labels).top(1)))
         return found
 
     def rates(self) -> dict[str, float]:
