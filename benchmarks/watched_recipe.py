@@ -117,6 +117,7 @@ class Watch:
 
         from alexnet_keras.evaluation import Evaluation, predict
         from alexnet_keras.transfer import split_model
+        from alexnet_keras.weights import preprocessing_of
 
         found, validation = [], self._splits.validation
         labels = validation.labels.astype(int)
@@ -129,6 +130,7 @@ class Watch:
             trunk, tail = split_model(self._model, phase.trained[0])
             pixels = keras.Input(trunk.input_shape[1:])
             mirroring = keras.Model(pixels, trunk(keras.ops.flip(pixels, 2)))
+            mirroring.preprocessing = preprocessing_of(trunk)
             looks = [predict(one, validation).astype(np.float32) for one in (trunk, mirroring)]
             for epoch in epochs:
                 set_weights(self._model, epoch.weights)

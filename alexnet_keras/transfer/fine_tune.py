@@ -122,8 +122,9 @@ def fine_tune(
             for layer in model.layers:
                 layer.trainable = layer.name in phase.trained
             callbacks = [log, keeper, StopOnNonFinite()]
-            run = _Run(model, splits, phase, settings, callbacks, verbose, first_epoch)
-            cuts = [_cut(model, one, settings.views) for one in phases[number:]]
+            own = _settings_of(phase, settings)
+            run = _Run(model, splits, phase, own, callbacks, verbose, first_epoch)
+            cuts = [_cut(model, one, _settings_of(one, settings).views) for one in phases[number:]]
             if cuts[0] is not None:
                 later = [cut[0] for cut in cuts[1:] if cut is not None]
                 run.on_stored_outputs(*cuts[0], later, cache, say)
@@ -150,6 +151,10 @@ def stored_views(centre: CentreView, settings: Settings) -> list[View]:
         for number in range(settings.views - len(measured))
     )
     return [*measured, *random][: settings.views]
+
+
+def _settings_of(phase: Phase, settings: Settings) -> Settings:
+    return settings if phase.views is None else replace(settings, views=phase.views)
 
 
 def _cut(model: keras.Model, phase: Phase, views: int) -> tuple[keras.Model, keras.Model] | None:
@@ -225,8 +230,8 @@ class _Run:
                 say("The disk has no room for stored outputs: the frozen layers run in each epoch.")
                 return self.on_images()
             say(
-                f"The frozen layers ran once for each of {len(rows)} x {len(train)} views; the "
-                "rest is trained on what they give."
+                f"What the frozen layers give for {len(rows)} x {len(train)} views is stored; the "
+                "rest is trained on that."
             )
             self._fit(
                 tail,

@@ -14,6 +14,9 @@ from alexnet_keras.tower_names import whole
 
 #: optimizer and largest rate of new layers while no pretrained layer moves, by the kind of head
 HEAD_TRAINING = {"fc": ("sgd", 0.01), "pooled": ("adamw", 0.001), "bilinear": ("adamw", 0.002)}
+#: epochs that a linear classifier is trained on one view before there are others: most of what it
+#: can be, in a fraction of the time
+FIRST_LOOK_EPOCHS = 6
 #: each convolution further down learns at this share of the rate of the one above it
 OLDER_SHARE = 0.7
 
@@ -28,12 +31,15 @@ class Phase:
             other layers are frozen.
         epochs: the most passes over the training part; early stopping may end it sooner.
         optimizer: a key of `training.optimizers.OPTIMIZERS`.
+        views: views of each photograph, where it is trained on stored outputs; `None` leaves it to
+            `Settings.views`.
     """
 
     name: str
     rates: dict[str, float]
     epochs: int
     optimizer: str
+    views: int | None = None
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -53,9 +59,9 @@ def plan_phases(
 ) -> list[Phase]:
     """First the layers without pretrained weights, then these and the pretrained ones above a cut.
 
-    A layer with random weights is trained in every phase; without pretrained layers there is one
-    phase, which trains everything. Pretrained batch normalization is never trained: it keeps its
-    statistics and scales.
+    A bilinear head takes a first look at one view of each photograph. A layer with random weights
+    is trained in every phase; without pretrained layers there is one phase, which trains
+    everything. Pretrained batch normalization is never trained: it keeps its statistics and scales.
 
     Args:
         model: the whole classifier.
@@ -80,7 +86,11 @@ def plan_phases(
         return [Phase("all layers", dict.fromkeys(names, learning_rate), epochs, "adamw")]
     first_fresh = min(i for i, name in enumerate(names) if name not in pretrained)
     optimizer, rate = HEAD_TRAINING[head]
-    phases = [Phase("head", dict.fromkeys(names[first_fresh:], rate), head_epochs, optimizer)]
+    fresh = dict.fromkeys(names[first_fresh:], rate)
+    phases = [Phase("head", fresh, head_epochs, optimizer)]
+    if head == "bilinear":
+        look = min(FIRST_LOOK_EPOCHS, head_epochs)
+        phases.insert(0, Phase("first look", fresh, look, optimizer, views=1))
     if epochs == 0:
         return phases
     ages = {name: _age(name, names) for name in names}

@@ -100,7 +100,7 @@ def test_before_training_all_classes_are_equally_probable():
 def test_all_below_the_bilinear_heads_fc8_is_one_trunk(variant):
     model = trained(built(variant).model)
     convolutions = [layer.name for layer in model.layers if layer.weights][:-1]
-    (phase,) = plan_phases(
+    look, phase = plan_phases(
         model,
         convolutions,
         head="bilinear",
@@ -109,7 +109,7 @@ def test_all_below_the_bilinear_heads_fc8_is_one_trunk(variant):
         epochs=0,
         learning_rate=0.01,
     )
-    assert phase.trained == ("fc8",)
+    assert look.trained == phase.trained == ("fc8",)
     trunk, tail = split_model(model, "fc8")
     assert trunk.layers[-1].name == "length" and trunk.output_shape == (None, PAIRS)
     np.testing.assert_allclose(tail(trunk(pixels())), model(pixels()), atol=1e-6)

@@ -130,3 +130,17 @@ def test_a_shortcut_is_as_old_as_its_convolution_and_norms_keep_their_statistics
     newest, older = OLDER_SHARE, OLDER_SHARE**2
     expected = {"conv4": older, "shortcut5": newest, "conv5": newest, "fc8": 1.0}
     assert second.rates == pytest.approx(expected)
+
+
+def test_a_bilinear_head_takes_a_first_look_at_one_view(model):
+    look, head = plan_phases(
+        model,
+        CONVOLUTIONS,
+        head="bilinear",
+        unfreeze_from=(),
+        head_epochs=20,
+        epochs=6,
+        learning_rate=0.01,
+    )
+    assert (look.name, look.views, head.name, head.views) == ("first look", 1, "head", None)
+    assert look.rates == head.rates and look.epochs < head.epochs == 20
