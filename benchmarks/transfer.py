@@ -30,11 +30,11 @@ RANDOM_MODERN = {
     "learning-rate": 0.005,
 }
 CONTESTANTS: dict[str, dict[str, Any]] = {
-    "starter, frozen": {"weights": "starter", "unfreeze-from": "none"},
+    "starter, frozen": {"weights": "starter"},
     "random, modern, 8 epochs": RANDOM_MODERN | {"epochs": 8},
     "random, modern, 10 epochs": RANDOM_MODERN | {"epochs": 10},
     "random, alexnet, 5 epochs": {"weights": "none", "variant": "alexnet", "epochs": 5},
-    "ImageNet's convolutions, frozen": {"image-size": 224, "views": 2, "unfreeze-from": "none"},
+    "ImageNet's convolutions, frozen": {},
 }
 
 

@@ -28,16 +28,16 @@ GRID = 3
 PAIRED = (3, 4, 5)
 #: length of the vector that the linear classifier of the bilinear head sees
 LENGTH = 32.0
-#: side of the input in pixels, where fc6 does not fix it to the published one: averages take any
-#: size, and small photographs scaled up show the convolutions more. By the head the net was
-#: published with: those that end in an average were trained on small images
+#: side of the input in pixels, where fc6 does not fix it to the published one: averages, and pairs
+#: likewise, take any size, and small photographs scaled up show the convolutions more. By the head
+#: the net was published with: those that end in an average were trained on small images
 POOLED_SIZE = {"fc": 288, "average": 128}
 #: from random weights a CPU learns more from many small views than from few large ones
 RANDOM_SIZE = 96
 HIDDEN_UNITS = 512
 
 
-#: what may follow pool5, in words
+#: what may follow the convolutions, in words
 HEADS = {
     "fc": "the net's own",
     "pooled": "one hidden layer on averages of pool5, in place of fc6 and fc7",
