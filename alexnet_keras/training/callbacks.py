@@ -74,8 +74,9 @@ class KeepBest(keras.callbacks.Callback):
     """Keeps the weights with the lowest loss on the early-stopping part, over all phases of a run.
 
     Training of a phase stops when a share `patience` (0..1) of its epochs have brought no new best
-    one in a row. `restore` puts the best weights back. Models of several phases share the weights
-    of `model`.
+    one of the phase in a row: at its largest rates a phase is often worse than the one before, and
+    better at its end. `restore` puts the best weights back. Models of several phases share the
+    weights of `model`.
     """
 
     def __init__(self, model: keras.Model, patience: float) -> None:
@@ -85,18 +86,20 @@ class KeepBest(keras.callbacks.Callback):
         self._whole = model
         self._patience = patience
         self._weights: list[np.ndarray] | None = None
-        self._waited = 0
+        self._waited, self._best_of_phase = 0, math.inf
         self._epochs = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._waited = 0
+        self._waited, self._best_of_phase = 0, math.inf
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epochs += 1
         loss = (logs or {}).get("val_loss", math.nan)
         if loss < self.best:
-            self.best, self.best_epoch, self._waited = loss, self._epochs, 0
+            self.best, self.best_epoch = loss, self._epochs
             self._weights = self._whole.get_weights()
+        if loss < self._best_of_phase:
+            self._waited, self._best_of_phase = 0, loss
             return
         self._waited += 1
         if self._waited >= math.ceil(self._patience * self.params["epochs"]):

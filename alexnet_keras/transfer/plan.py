@@ -13,10 +13,12 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.tower_names import whole
 
 #: optimizer and largest rate of new layers while no pretrained layer moves, by the kind of head
-HEAD_TRAINING = {"fc": ("sgd", 0.01), "pooled": ("adamw", 0.001), "bilinear": ("adamw", 0.002)}
+HEAD_TRAINING = {"fc": ("sgd", 0.01), "pooled": ("adamw", 0.001), "bilinear": ("adamw", 0.0005)}
 #: epochs that a linear classifier is trained on one view before there are others: most of what it
 #: can be, in a fraction of the time
 FIRST_LOOK_EPOCHS = 6
+#: times the rate of the phase after it, which begins with something to lose
+FIRST_LOOK_RATE = 2
 #: each convolution further down learns at this share of the rate of the one above it
 OLDER_SHARE = 0.7
 
@@ -90,7 +92,8 @@ def plan_phases(
     phases = [Phase("head", fresh, head_epochs, optimizer)]
     if head == "bilinear":
         look = min(FIRST_LOOK_EPOCHS, head_epochs)
-        phases.insert(0, Phase("first look", fresh, look, optimizer, views=1))
+        sooner = dict.fromkeys(fresh, FIRST_LOOK_RATE * rate)
+        phases.insert(0, Phase("first look", sooner, look, optimizer, views=1))
     if epochs == 0:
         return phases
     ages = {name: _age(name, names) for name in names}

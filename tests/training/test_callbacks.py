@@ -65,7 +65,7 @@ def feed(keeper, model, losses):
 def test_the_best_weights_of_all_phases_come_back(model):
     keeper = KeepBest(model, patience=0.25)
     assert feed(keeper, model, [(1, 3.0), (2, 1.0), (3, 2.0)]) is None
-    assert feed(keeper, model, [(4, 1.5), (5, 1.2), (6, 0.1)]) == 5
+    assert feed(keeper, model, [(4, 1.5), (5, 1.2), (6, 1.3), (7, 1.4), (8, 0.1)]) == 7
     keeper.restore()
     assert (keeper.best, keeper.best_epoch) == (1.0, 2)
     assert all((w == 2).all() for w in model.get_weights())

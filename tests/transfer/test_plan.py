@@ -143,4 +143,5 @@ def test_a_bilinear_head_takes_a_first_look_at_one_view(model):
         learning_rate=0.01,
     )
     assert (look.name, look.views, head.name, head.views) == ("first look", 1, "head", None)
-    assert look.rates == head.rates and look.epochs < head.epochs == 20
+    assert look.trained == head.trained and look.epochs < head.epochs == 20
+    assert look.rates["fc8"] > head.rates["fc8"]
