@@ -178,7 +178,7 @@ def _head_epochs(default: int) -> Any:
         "--head-epochs",
         type=click.IntRange(1),
         default=default,
-        help="Passes in the first phase, which trains the layers without pretrained weights.",
+        help="Passes in the phase that trains the layers without pretrained weights only.",
     )
 
 
@@ -274,7 +274,7 @@ _FINE_TUNE = [
         type=_Layers(),
         default="none",
         metavar="LAYER[,LAYER...]|none",
-        help="The oldest pretrained layer to train in the second phase: "
+        help="The oldest pretrained layer to train after the head: "
         f"{', '.join(UNFREEZABLE)}. Several are a phase each, from the newest to the oldest; none "
         "trains the head only, which is best with a bilinear one.",
     ),

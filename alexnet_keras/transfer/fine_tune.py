@@ -100,7 +100,7 @@ def fine_tune(
     """Trains `model` phase by phase and leaves it with the best weights of all phases.
 
     Best is the lowest loss on `splits.stopping`. `splits.validation` is not touched. A phase of
-    at least twice as many epochs as `settings.views` runs the frozen layers below what it trains
+    at least twice as many epochs as it has views runs the frozen layers below what it trains
     once for each view, and trains the rest on their stored outputs, where the cache has room;
     outputs that are there from another run are taken.
 
