@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -54,9 +55,8 @@ def check_precision(name: str) -> None:
         UserError: the hardware does not compute in this precision.
     """
     if not in_hardware(name):
-        gpus = tf.config.list_physical_devices("GPU")
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        device = details[0].get("device_name", "this GPU") if gpus else "this machine's CPU"
+        gpus = _gpu_details()
+        device = gpus[0].get("device_name", "this GPU") if gpus else "this machine's CPU"
         raise UserError(
             f"{device} does not compute in {name}, which would be slower than float32; leave "
             f"--precision {name} out."
@@ -67,9 +67,8 @@ def in_hardware(name: str) -> bool:
     """Whether all GPUs, or else the CPU, have units for a precision, a key of `POLICIES`."""
     if name == "float32":
         return True
-    if gpus := tf.config.list_physical_devices("GPU"):
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        return all(d.get("compute_capability", (0, 0)) >= _CAPABILITY[name] for d in details)
+    if gpus := _gpu_details():
+        return all(gpu.get("compute_capability", (0, 0)) >= _CAPABILITY[name] for gpu in gpus)
     return bool(_CPU_FLAGS[name] & _cpu_flags())
 
 
@@ -97,6 +96,12 @@ def computing_in(name: str, model: keras.Model) -> Iterator[None]:
     finally:
         for layer, policy in zip(layers, before, strict=True):
             layer.dtype_policy = policy
+
+
+def _gpu_details() -> list[dict[str, Any]]:
+    """What TensorFlow knows of each GPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
 
 
 def _cpu_flags() -> set[str]:
