@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+# Processes of the tests: most tests keep one core busy.
+PROCESSES ?= 2
 TINY_IMAGENET ?= tiny-imagenet-200
 comma := ,
 # One stamp a set of extras: asking for another set installs it into the same environment.
@@ -13,7 +15,7 @@ flowers: $(INSTALLED)  ## fine-tune AlexNet on flowers
 	$(BIN)/python recipes/finetune_flowers.py
 
 test: $(INSTALLED)  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 # What docs/results/tiny_imagenet calls `modern`; the same command goes on if it is interrupted.
 starter: $(INSTALLED)  ## the starter weights once more, from TINY_IMAGENET=tiny-imagenet-200

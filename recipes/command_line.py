@@ -213,8 +213,9 @@ _COMMON = [
     click.option(
         "--image-size",
         type=click.IntRange(63, 1024),
-        help="Side of the square input in pixels.  [default: 288 with a head other than fc (128 on "
-        "the modern net), the published 224 or 227 with fc6 and fc7, 96 from random weights]",
+        help="Side of the square input in pixels.  [default: 256 with a bilinear head, 288 with a "
+        "pooled one (128 on the modern net), the published 224 or 227 with fc6 and fc7, 96 from "
+        "random weights]",
     ),
     click.option(
         "--batch-size",

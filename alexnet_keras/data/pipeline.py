@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from alexnet_keras.data.augmentation import Augmentation, CentreCrop
 from alexnet_keras.data.decoding import decode_window
 from alexnet_keras.data.examples import Examples
+
+if TYPE_CHECKING:
+    from alexnet_keras.data.views import View
 
 
 def training_batches(
@@ -39,11 +43,9 @@ def training_batches(
         pixels = augmented_view(load(index), augmentation, image_size, view_seed(seed, step, index))
         return pixels, _one_hot(examples, index)
 
+    steps = shuffled_steps(len(examples), batch_size, seed, first_epoch)
     return (
-        shuffled_steps(len(examples), batch_size, seed, first_epoch)
-        .map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(min(batch_size, len(examples)), drop_remainder=True)
-        .prefetch(2)
+        _mapped(steps, view).batch(min(batch_size, len(examples)), drop_remainder=True).prefetch(2)
     )
 
 
@@ -66,30 +68,42 @@ def shuffled_steps(count: int, batch_size: int, seed: int, first_epoch: int = 0)
 
 
 def fixed_views(
-    examples: Examples,
-    view: Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor],
-    *,
-    image_size: int,
-    batch_size: int,
+    asked: Sequence[tuple[Examples, View]], *, image_size: int, batch_size: int
 ) -> tf.data.Dataset:
-    """One view of each example, in order, and what it was made from.
+    """One view of each of some examples, then another of the same or of others, and so on.
+
+    All in one dataset, since each takes a second or two to begin.
 
     Args:
-        view: a `views.View`; its seed comes from the image's bytes alone.
+        asked: examples, and what is to be seen of each; the seed of a view comes from the image's
+            bytes alone.
 
     Yields:
-        float32 (batch, image_size, image_size, 3) in 0..255, and string (batch,): SHA-256 of the
-        bytes that each was decoded from.
+        float32 (batch, image_size, image_size, 3) in 0..255; string (batch,), SHA-256 of the bytes
+        that each was decoded from; and int64 (batch,), the number in `asked` of each.
     """
-    load = examples.loader()
+    views = list(dict.fromkeys(view for _, view in asked))
 
-    def one(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        encoded = load(index)
+    def encoded(number: int) -> tf.data.Dataset:
+        load = asked[number][0].loader()
+        return _mapped(
+            tf.data.Dataset.range(len(asked[number][0])),
+            lambda index: (load(index), tf.constant(number, tf.int64)),
+        )
+
+    def view(encoded: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         digest = tf.numpy_function(lambda read: sha256(read).digest(), [encoded], tf.string)
-        digest = tf.ensure_shape(digest, [])
-        return view(encoded, tf.io.decode_raw(digest, tf.int64)[0], image_size), digest
+        seed = tf.io.decode_raw(tf.ensure_shape(digest, []), tf.int64)[0]
+        which = tf.gather([views.index(one) for _, one in asked], number)
+        pixels = tf.switch_case(
+            which, [lambda one=one: one(encoded, seed, image_size) for one in views]
+        )
+        return pixels, digest, number
 
-    return _ordered(examples, one, batch_size)
+    images = encoded(0)
+    for number in range(1, len(asked)):
+        images = images.concatenate(encoded(number))
+    return _mapped(images, view).batch(batch_size).prefetch(2)
 
 
 def evaluation_batches(
@@ -107,7 +121,7 @@ def evaluation_batches(
         pixels = centre_view(load(index), image_size, resize_ratio, keep_aspect)
         return pixels, _one_hot(examples, index)
 
-    return _ordered(examples, view, batch_size)
+    return _mapped(tf.data.Dataset.range(len(examples)), view).batch(batch_size).prefetch(2)
 
 
 def centre_view(
@@ -167,10 +181,10 @@ def _one_hot(examples: Examples, index: tf.Tensor) -> tf.Tensor:
     return tf.one_hot(tf.gather(examples.labels, index), len(examples.class_names))
 
 
-def _ordered(examples: Examples, view: Callable, batch_size: int) -> tf.data.Dataset:
-    return (
-        tf.data.Dataset.range(len(examples))
-        .map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size)
-        .prefetch(2)
-    )
+def _mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """`function` of each element, some at a time, in order.
+
+    What it calls is written for graphs; AutoGraph would take seconds to find that out.
+    """
+    plain = tf.autograph.experimental.do_not_convert(function)
+    return dataset.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

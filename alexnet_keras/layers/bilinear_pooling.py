@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from scipy import fft
 
 #: below the root, as a share of the mean square of an activation: at 0 its slope is infinite
 _OFFSET = 1e-5
@@ -27,15 +28,32 @@ class BilinearPooling(keras.layers.Layer):
     RoyChowdhury and Maji, "Bilinear CNN models for fine-grained visual recognition", ICCV 2015,
     arXiv:1504.07889: section 3.1 for the formulas, of which this is the case of two equal streams).
 
+    The number of pairs grows with the square of the channels. With `projected` the activations at
+    each position are first projected onto so many of them: the lowest frequencies of the discrete
+    cosine transform over the channels (DCT-II, orthonormal). The channels of a trained net stand in
+    no order, so that no frequency means more than another: it does what a random projection does,
+    which nearly keeps lengths and products (Johnson and Lindenstrauss, 1984), without a seed, and
+    without weights that a file would have to keep.
+
     Computes in float32 under every dtype policy; only the products of bfloat16 activations are in
     bfloat16, summed by the backend in more. Those of float16 would leave its range.
 
-    Input: (batch, height, width, channels). Output: (batch, channels * (channels + 1) / 2) in
-    float32, in the order of the upper triangle, row by row.
+    Input: (batch, height, width, channels). Output: (batch, n * (n + 1) / 2) in float32, n being
+    the channels or, if that is less, `projected`; in the order of the upper triangle, row by row.
+
+    Args:
+        projected: channels to project onto; `None` pairs the activations as they are.
 
     Raises:
-        ValueError: an input that is not 4-D, or whose number of channels is unknown.
+        ValueError: `projected` is less than 1; an input that is not 4-D, or whose number of
+            channels is unknown.
     """
+
+    def __init__(self, projected: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if projected is not None and projected < 1:
+            raise ValueError(f"projected={projected!r} is not at least 1.")
+        self.projected = projected
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if len(input_shape) != 4 or input_shape[-1] is None:
@@ -43,9 +61,12 @@ class BilinearPooling(keras.layers.Layer):
                 "BilinearPooling takes (batch, height, width, channels) with a known number of "
                 f"channels; received {tuple(input_shape)}."
             )
-        channels = input_shape[-1]
-        rows, columns = np.triu_indices(channels)
-        self._places = (rows * channels + columns).astype("int32")
+        channels, paired = input_shape[-1], self._paired(input_shape)
+        self._basis = None
+        if paired < channels:
+            self._basis = fft.dct(np.eye(channels), norm="ortho")[:, :paired].astype("float32")
+        rows, columns = np.triu_indices(paired)
+        self._places = (rows * paired + columns).astype("int32")
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -55,6 +76,9 @@ class BilinearPooling(keras.layers.Layer):
         if None in (height, width):
             height, width = ops.shape(inputs)[1:3]
         at_positions = ops.reshape(inputs, (-1, height * width, channels))
+        if self._basis is not None:
+            at_positions = ops.matmul(at_positions, ops.cast(self._basis, inputs.dtype))
+            channels = self.projected
         products = ops.matmul(ops.transpose(at_positions, (0, 2, 1)), at_positions)
         products = ops.cast(products, "float32")
         # As shares of the mean square, so that the offset is as small for all trunks.
@@ -67,8 +91,15 @@ class BilinearPooling(keras.layers.Layer):
         return roots * ops.rsqrt(ops.maximum(squares, _LEAST))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        channels = input_shape[-1]
-        return input_shape[0], channels * (channels + 1) // 2
+        paired = self._paired(input_shape)
+        return input_shape[0], paired * (paired + 1) // 2
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "projected": self.projected}
+
+    def _paired(self, input_shape: tuple[int | None, ...]) -> int:
+        channels = input_shape[-1]
+        return channels if self.projected is None else min(channels, self.projected)

@@ -26,12 +26,16 @@ from alexnet_keras.weights import (
 GRID = 3
 #: the convolutions whose features the bilinear head pairs
 PAIRED = (3, 4, 5)
+#: channels that each of them is projected onto before: of pairs of 128 a linear classifier makes as
+#: much as of pairs of 256 or 384, which are six times as many
+PROJECTED = 128
 #: length of the vector that the linear classifier of the bilinear head sees
 LENGTH = 32.0
-#: side of the input in pixels, where fc6 does not fix it to the published one: averages, and pairs
-#: likewise, take any size, and small photographs scaled up show the convolutions more. By the head
-#: the net was published with: those that end in an average were trained on small images
-POOLED_SIZE = {"fc": 288, "average": 128}
+#: side of the input in pixels, where fc6 does not fix it to the published one: averages and pairs
+#: take any size, and small photographs scaled up show the convolutions more
+FREE_SIZE = {"pooled": 288, "bilinear": 256}
+#: the same for nets that were published with an average: those were trained on small images
+SMALL_SIZE = 128
 #: from random weights a CPU learns more from many small views than from few large ones
 RANDOM_SIZE = 96
 HIDDEN_UNITS = 512
@@ -78,8 +82,8 @@ def build_classifier(
             them belongs to other classes and is left out.
         variant: as in `AlexNet`.
         image_size: side of the square input in pixels; `None` takes the published one with
-            pretrained fully connected layers, 288 with the other heads (128 on `"modern"`), 96 from
-            random weights.
+            pretrained fully connected layers, 256 with a bilinear head and 288 with a pooled one
+            (128 on `"modern"`), 96 from random weights.
         head: what follows pool5. `"fc"`: the net's own fc6 and fc7. `"pooled"`: averages of pool5
             over the whole image and over a grid of 3 x 3, and one hidden layer of 512 units, some
             fifty times fewer parameters to learn from few photographs. `"bilinear"`: a linear
@@ -140,7 +144,9 @@ def build_classifier(
 def _image_size(row: Variant, head: str, pretrained: bool) -> int:
     if not pretrained:
         return RANDOM_SIZE
-    return row.image_size if head == "fc" else POOLED_SIZE[row.head]
+    if head == "fc":
+        return row.image_size
+    return SMALL_SIZE if row.head == "average" else FREE_SIZE[head]
 
 
 def _pooled_head(pool5: Any, classes: int) -> Any:
@@ -170,7 +176,7 @@ def _maps(net: keras.Model, number: int) -> Any:
 
 
 def _bilinear_head(net: keras.Model, classes: int) -> Any:
-    pooled = [BilinearPooling(name=f"pairs{n}")(_maps(net, n)) for n in PAIRED]
+    pooled = [BilinearPooling(PROJECTED, name=f"pairs{n}")(_maps(net, n)) for n in PAIRED]
     x = layers.Concatenate(name="pairs", dtype="float32")(pooled)
     x = layers.Rescaling(LENGTH / len(PAIRED) ** 0.5, name="length", dtype="float32")(x)
     # From zero: with so many inputs random weights would be nothing but noise to unlearn.

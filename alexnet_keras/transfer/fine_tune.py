@@ -224,11 +224,11 @@ class _Run:
             len(views) * len(train) + len(stopping), verbose=self.verbose, unit_name="view"
         )
         with TrunkOutputs(trunk, cache, settings.batch_size, later_trunks) as outputs:
-            watched = outputs.rows(stopping, [centre], bar)
-            rows = outputs.rows(train, views, bar)
-            if not (len(watched) and len(rows)):
+            found = outputs.rows([(stopping, centre), *((train, view) for view in views)], bar)
+            if len(found) < 2:
                 say("The disk has no room for stored outputs: the frozen layers run in each epoch.")
                 return self.on_images()
+            watched, rows = found[0], np.stack(found[1:])
             say(
                 f"What the frozen layers give for {len(rows)} x {len(train)} views is stored; the "
                 "rest is trained on that."
@@ -236,7 +236,7 @@ class _Run:
             self._fit(
                 tail,
                 outputs.batches(rows, train, settings.batch_size, settings.seed),
-                outputs.in_order(watched[0], stopping, settings.batch_size),
+                outputs.in_order(watched, stopping, settings.batch_size),
             )
 
     def _fit(self, model: keras.Model, batches: tf.data.Dataset, watched: Any) -> None:

@@ -47,9 +47,14 @@ class TrunkOutputs:
         """
         trunks = {trunk_fingerprint(one): one for one in (trunk, *prefixes)}
         together = keras.Model(trunk.input, [one.output for one in trunks.values()])
+
         # Called as a function, on one device: under a strategy, predict_on_batch would give every
         # device the whole batch.
-        self._run = tf.function(lambda images: keras.tree.flatten(together(images, training=False)))
+        def run(images: tf.Tensor) -> list[tf.Tensor]:
+            outputs = keras.tree.flatten(together(images, training=False))
+            return [tf.cast(output, tf.float16) for output in outputs]
+
+        self._run = tf.function(run, autograph=False)
         self._image_size, self._shape = trunk.input_shape[1], trunk.output_shape[1:]
         self._batch_size, self._cache = batch_size, cache
         self._fingerprints = list(trunks)
@@ -77,38 +82,43 @@ class TrunkOutputs:
         self._opened.close()
 
     def rows(
-        self, examples: Examples, views: Sequence[View], bar: keras.utils.Progbar | None = None
-    ) -> np.ndarray:
-        """Where the outputs are, for as many of the views as there is room for.
+        self,
+        asked: Sequence[tuple[Examples, View]],
+        bar: keras.utils.Progbar | None = None,
+    ) -> list[np.ndarray]:
+        """Where the outputs are, for as much of what is asked for as there is room for.
 
         What is not in the cache yet is computed now.
 
         Args:
+            asked: examples, and a view of each.
             bar: is told of each view of an image that is there.
 
         Returns:
-            int64 (views, examples) with fewer views where room is short, or none; for `read` and
-            `batches`.
+            For the first of `asked`, or all, int64 (examples,); for `read` and `batches`.
 
         Raises:
             UserError: an image changed or went away meanwhile.
         """
-        digests = examples.contents.digests()
-        rows = np.empty((len(views), len(examples)), np.int64)
-        for number, view in enumerate(views):
-            rows[number] = self._find(view, digests)
-        there, sets = self._fitting((rows < 0).sum(axis=1))
-        for number in range(there):
-            missing = np.flatnonzero(rows[number] < 0)
-            if bar is not None:
-                bar.add(len(examples) - len(missing))
-            try:
-                self._compute(examples.select(missing), views[number], sets, bar)
-            except OSError:  # the disk is full after all
-                there = number
-                break
-            rows[number] = self._find(views[number], digests)
+        read: dict[int, np.ndarray] = {}  # once for all views of the same examples
+        for examples, _ in asked:
+            if id(examples) not in read:
+                read[id(examples)] = examples.contents.digests()
+        digests = [read[id(examples)] for examples, _ in asked]
+        rows = [self._find(view, own) for (_, view), own in zip(asked, digests, strict=True)]
+        missing = [np.flatnonzero(found < 0) for found in rows]
+        there, sets = self._fitting(np.array([len(which) for which in missing]))
+        if bar is not None:
+            bar.add(int(sum((found >= 0).sum() for found in rows)))
+        wanted = [number for number in range(there) if len(missing[number])]
+        parts = [(asked[number][0].select(missing[number]), asked[number][1]) for number in wanted]
+        filled = self._compute(parts, sets, bar)
+        for number in wanted:
+            examples, view = asked[number]
+            rows[number] = self._find(view, digests[number])
             if (lost := np.flatnonzero(rows[number] < 0)).size:
+                if not filled:
+                    return rows[:number]
                 raise UserError(
                     f"{examples.keys[lost[0]]} changed while it was read; start again when the "
                     "photographs stay as they are."
@@ -184,23 +194,28 @@ class TrunkOutputs:
 
     def _compute(
         self,
-        examples: Examples,
-        view: View,
+        asked: Sequence[tuple[Examples, View]],
         sets: Sequence[FeatureSet],
         bar: keras.utils.Progbar | None,
-    ) -> None:
-        if not len(examples):
-            return
-        batches = fixed_views(
-            examples, view, image_size=self._image_size, batch_size=self._batch_size
-        )
-        for images, digests in batches:
-            keys = [self._key(view, digest) for digest in digests.numpy()]
+    ) -> bool:
+        """Stores what is asked for, one after the other; False if the disk is full before."""
+        if not asked:
+            return True
+        batches = fixed_views(asked, image_size=self._image_size, batch_size=self._batch_size)
+        for images, digests, numbers in batches:
+            keys = [
+                self._key(asked[number][1], digest)
+                for number, digest in zip(numbers.numpy(), digests.numpy(), strict=True)
+            ]
             # The prefixes first: whoever finds an output of the trunk need not look for theirs.
             for stored, outputs in reversed(list(zip(sets, self._run(images), strict=False))):
-                stored.add(keys, outputs.numpy())
+                try:
+                    stored.add(keys, outputs.numpy())
+                except OSError:
+                    return False
             if bar is not None:
                 bar.add(len(keys))
+        return True
 
     def _key(self, view: View, digest: bytes) -> bytes:
         return hashlib.sha256(repr(view).encode() + digest).digest()

@@ -202,14 +202,13 @@ def _training_views(
     chosen = np.random.default_rng(seed).permutation(len(train))[:TRAINING_VIEWS]
     some = train.select(chosen)
     views = fixed_views(
-        some,
-        RandomView(augmentation, seed),
+        [(some, RandomView(augmentation, seed))],
         image_size=model.input_shape[1],
         batch_size=1,
     )
     return [
         (_jpeg(pixels[0]), some.class_names[label])
-        for (pixels, _), label in zip(views, some.labels, strict=True)
+        for (pixels, _, _), label in zip(views, some.labels, strict=True)
     ]
 
 

@@ -142,8 +142,8 @@ def test_each_example_comes_at_most_once_an_epoch(examples):
 
 
 def all_views(examples, view, image_size=16, batch_size=3):
-    batches = fixed_views(examples, view, image_size=image_size, batch_size=batch_size)
-    views, digests = zip(*batches.as_numpy_iterator(), strict=True)
+    batches = fixed_views([(examples, view)], image_size=image_size, batch_size=batch_size)
+    views, digests, _ = zip(*batches.as_numpy_iterator(), strict=True)
     return np.concatenate(views), np.concatenate(digests)
 
 
@@ -152,6 +152,20 @@ def test_fixed_views_cover_every_example_in_order_and_tell_its_hash(examples):
     assert views.shape == (7, 16, 16, 3)
     assert list(digests) == [hashlib.sha256(content).digest() for content in examples.contents]
     assert examples.contents.digests().tobytes() == b"".join(digests)
+
+
+def test_fixed_views_of_several_parts_come_one_after_the_other(examples):
+    plain, mirrored = CentreView(1.0), CentreView(1.0, mirrored=True)
+    asked = [(examples.select([2, 5]), mirrored), (examples, plain), (examples.select([0]), plain)]
+    batches = list(fixed_views(asked, image_size=16, batch_size=4).as_numpy_iterator())
+    assert [len(images) for images, _, _ in batches] == [4, 4, 2]
+    images, digests, numbers = map(np.concatenate, zip(*batches, strict=True))
+    assert numbers.tolist() == [0] * 2 + [1] * 7 + [2]
+    of_all, their_digests = all_views(examples, plain)
+    np.testing.assert_array_equal(images[:2], of_all[[2, 5], :, ::-1])
+    np.testing.assert_array_equal(images[2:9], of_all)
+    np.testing.assert_array_equal(images[9], of_all[0])
+    assert digests.tolist() == [*their_digests[[2, 5]], *their_digests, their_digests[0]]
 
 
 def test_a_view_belongs_to_the_bytes_of_its_image(examples):

@@ -53,6 +53,49 @@ def test_pytorchs_sum_over_positions_gives_the_same():
     np.testing.assert_allclose(BilinearPooling()(x), roots.numpy(), atol=2e-3)
 
 
+def cosines(channels, count):
+    """The first vectors of the orthonormal DCT-II by its formula, float64 (channels, count)."""
+    places = (np.arange(channels)[:, None] + 0.5) * np.arange(count) * np.pi / channels
+    vectors = np.cos(places)
+    return vectors / np.linalg.norm(vectors, axis=0)
+
+
+@pytest.mark.parametrize(("channels", "projected"), [(6, 4), (9, 1), (7, 6)])
+def test_projected_they_are_pairs_of_the_lowest_frequencies(channels, projected):
+    x = activations(2, 5, 4, channels)
+    given = BilinearPooling(projected)(x)
+    assert given.shape == (2, projected * (projected + 1) // 2)
+    expected = reference(x @ cosines(channels, projected), OFFSET)
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("projected", [5, 8])
+def test_no_more_channels_come_out_than_went_in(projected):
+    x = activations(2, 4, 4, 5)
+    np.testing.assert_array_equal(BilinearPooling(projected)(x), BilinearPooling()(x))
+
+
+def test_similar_images_stay_similar_under_a_projection():
+    # Sixty maps of ReLUs in ten groups: half of the channels tell the groups about as well.
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(10, 1, 1, 64))
+    noise = rng.normal(size=(60, 6, 6, 64))
+    x = np.maximum(np.repeat(centres, 6, axis=0) + noise, 0).astype("float32")
+
+    def products(layer):
+        pairs = np.asarray(layer(x))
+        return (pairs @ pairs.T)[np.triu_indices(60, 1)]
+
+    kept = np.corrcoef(products(BilinearPooling(32)), products(BilinearPooling()))[0, 1]
+    assert kept > 0.9
+
+
+@pytest.mark.parametrize("projected", [0, -3])
+def test_less_than_one_channel_is_refused(projected):
+    with pytest.raises(ValueError, match=f"projected={projected} is not at least 1"):
+        BilinearPooling(projected)
+
+
 def test_pairs_come_row_by_row_of_the_upper_triangle():
     given = BilinearPooling()(np.array([1, 2, 4], "float32").reshape(1, 1, 1, 3))
     products = np.array([1 * 1, 1 * 2, 1 * 4, 2 * 2, 2 * 4, 4 * 4])
@@ -175,14 +218,15 @@ def test_the_result_is_float32_under_every_policy(policy, rounding, jit):
     assert layer(inputs).dtype == "float32"
 
 
+@pytest.mark.parametrize("projected", [None, 3])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("jit", [False, True])
-def test_a_net_trains_through_it_even_on_a_black_image(policy, jit):
+def test_a_net_trains_through_it_even_on_a_black_image(policy, jit, projected):
     net = keras.Sequential(
         [
             keras.Input((6, 6, 3)),
             keras.layers.Conv2D(5, 3, activation="relu", use_bias=False, dtype=policy),
-            BilinearPooling(dtype=policy),
+            BilinearPooling(projected, dtype=policy),
             keras.layers.Dense(1, dtype="float32"),
         ]
     )
@@ -198,17 +242,17 @@ def test_a_net_trains_through_it_even_on_a_black_image(policy, jit):
 
 def test_a_saved_net_gives_the_same(save_and_load):
     net = keras.Sequential(
-        [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3), BilinearPooling(name="bilinear")]
+        [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3), BilinearPooling(3, name="bilinear")]
     )
     x = activations(2, 6, 6, 3)
     np.testing.assert_array_equal(save_and_load(net)(x), net(x))
 
 
 def test_its_configuration_makes_the_same_layer():
-    layer = BilinearPooling(name="bilinear", dtype="mixed_bfloat16")
+    layer = BilinearPooling(24, name="bilinear", dtype="mixed_bfloat16")
     again = BilinearPooling.from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
-    assert again.compute_output_shape((None, 3, 3, 256)) == (None, 32896)
+    assert again.compute_output_shape((None, 3, 3, 256)) == (None, 300)
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (4, 4, 4, 8), (4, 4, None)])

@@ -43,9 +43,14 @@ def trunk(size=32, seed=0, stride=2):
     return keras.Model(pixels, x, name="trunk")
 
 
+def rows_of(outputs, examples, views):
+    found = outputs.rows([(examples, view) for view in views])
+    return np.array(found, np.int64).reshape(-1, len(examples))
+
+
 def outputs_of(net, examples, views, cache, batch_size=4):
     with TrunkOutputs(net, cache, batch_size) as outputs:
-        rows = outputs.rows(examples, views)
+        rows = rows_of(outputs, examples, views)
         return np.array([outputs.read(some) for some in rows]), rows
 
 
@@ -83,7 +88,7 @@ def prefix(net):
 def test_outputs_of_a_prefix_are_stored_on_the_way(examples, cache, monkeypatch):
     net = trunk()
     with TrunkOutputs(net, cache, 4, [prefix(net), net]) as outputs:
-        rows = outputs.rows(examples, RANDOM)
+        rows = rows_of(outputs, examples, RANDOM)
         stored = outputs.read(rows[0])
     assert sorted(entry.outputs for entry in cache.sets()) == [27, 27]
     monkeypatch.setattr("alexnet_keras.transfer.trunk_outputs.fixed_views", None)
@@ -98,7 +103,7 @@ def test_a_prefix_goes_without_where_there_is_room_for_the_trunk_alone(examples,
         # The trunk's outputs take 2 kB, the prefix's 50.
         tight = FeatureCache(tmp_path / "cache", sum(e.size for e in roomy.sets()) + 20_000)
         outputs._cache = tight
-        assert outputs.rows(examples, RANDOM).shape == (3, 9)
+        assert rows_of(outputs, examples, RANDOM).shape == (3, 9)
     assert sorted(entry.outputs for entry in tight.sets()) == [0, 27]
 
 
@@ -158,7 +163,7 @@ def test_a_photograph_that_changes_meanwhile_is_told(examples, cache, tmp_path, 
 
     def compute(self, *given):
         Image.new("RGB", (40, 40)).save(tmp_path / "7.png")
-        real(self, *given)
+        return real(self, *given)
 
     monkeypatch.setattr(TrunkOutputs, "_compute", compute)
     with pytest.raises(UserError, match=r"7\.png changed while it was read; start again"):
@@ -190,7 +195,7 @@ def test_a_disk_that_fills_on_the_way_leaves_the_whole_views(examples, cache, mo
     real, added = FeatureSet.add, []
 
     def add(self, keys, outputs):
-        if len(added) == 4:  # three batches a view
+        if len(added) == 4:  # batches of four, nine to a view: the second view lacks two
             raise OSError("outputs cannot be stored (database or disk is full)")
         added.append(len(keys))
         real(self, keys, outputs)
@@ -203,10 +208,24 @@ def test_a_disk_that_fills_on_the_way_leaves_the_whole_views(examples, cache, mo
     np.testing.assert_array_equal(again[0], stored[0])
 
 
+def test_parts_of_a_set_are_asked_for_together_and_the_first_goes_first(cache, examples, tmp_path):
+    one, other = examples.select([0, 1, 2]), examples.select([3, 4, 5, 6])
+    with TrunkOutputs(trunk(), cache, 4) as outputs:
+        found = outputs.rows([(one, CENTRE), (other, CENTRE), (other, RANDOM[0])])
+        stored = [outputs.read(rows) for rows in found]
+    expected, _ = outputs_of(trunk(), examples, [CENTRE, RANDOM[0]], FeatureCache(tmp_path / "own"))
+    for given, wanted in zip(
+        stored, [expected[0, :3], expected[0, 3:7], expected[1, 3:7]], strict=True
+    ):
+        np.testing.assert_array_equal(given, wanted)
+    (only,) = cache.sets()
+    assert only.outputs == 11
+
+
 def test_batches_give_each_example_once_an_epoch_in_one_of_its_views(examples, cache):
     each = replace(examples, labels=np.arange(9), class_names=tuple("abcdefghi"))
     with TrunkOutputs(trunk(), cache, 4) as outputs:
-        rows = outputs.rows(examples, RANDOM)
+        rows = rows_of(outputs, examples, RANDOM)
         stored = np.array([outputs.read(some) for some in rows]).astype(np.float32)
         seen = set()
         for features, target in outputs.batches(rows, each, 3, seed=1).take(30):

@@ -356,14 +356,16 @@ def test_weights_that_hold_fc6_lend_it_on_request(archive):
 
 def test_the_input_size_suits_the_head_and_the_weights(archive):
     path = archive(trunk("torchvision"))
-    for head in ("auto", "pooled", "bilinear"):
+    for head, side in (("auto", 256), ("bilinear", 256), ("pooled", 288)):
         built = build_classifier(5, weights=path, head=head)
-        assert built.model.input_shape == (None, 288, 288, 3)
+        assert built.model.input_shape == (None, side, side, 3)
     assert build_classifier(5, weights=path, head="fc").model.input_shape == (None, 224, 224, 3)
     random = build_classifier(5)
     assert (random.head, random.model.input_shape) == ("fc", (None, 96, 96, 3))
     assert build_classifier(5, image_size=70).model.input_shape == (None, 70, 70, 3)
-    assert build_classifier(5, weights="starter").model.input_shape == (None, 128, 128, 3)
+    for head in ("bilinear", "pooled"):
+        starter = build_classifier(5, weights="starter", head=head).model
+        assert starter.input_shape == (None, 128, 128, 3)
 
 
 def test_the_small_head_sees_averages_of_pool5(archive):
