@@ -219,10 +219,7 @@ class FeatureSet:
 
 def stored_size(shape: Sequence[int]) -> int:
     """Bytes on disk that one output of this shape takes, with its key."""
-    value, page = _row_size(shape), _page_size(shape)
-    if value > page:  # goes on in pages of its own, the last of which is shared
-        return value + _INDEXED
-    return page // (page // value) + _INDEXED
+    return _taken(_row_size(shape), _page_size(shape)) + _INDEXED
 
 
 def _row_size(shape: Sequence[int]) -> int:
@@ -230,9 +227,26 @@ def _row_size(shape: Sequence[int]) -> int:
 
 
 def _page_size(shape: Sequence[int]) -> int:
-    """Of SQLite's sizes the least that holds three outputs: a page is never half empty."""
-    wanted = 3 * _row_size(shape)
-    return next((size for size in _PAGE_SIZES if size >= wanted), _PAGE_SIZES[-1])
+    """Of the sizes up to the first that holds three outputs, the largest that wastes little."""
+    row = _row_size(shape)
+    first = next((size for size in _PAGE_SIZES if size >= 3 * row), _PAGE_SIZES[-1])
+    taken = {size: _taken(row, size) for size in _PAGE_SIZES if size <= first}
+    return max(size for size in taken if taken[size] <= 1.05 * min(taken.values()))
+
+
+def _taken(row: int, page: int) -> int:
+    """Bytes that a row takes with pages of this size (SQLite's file format, section 1.6).
+
+    What does not fit a page goes on in pages of its own; so much stays that they are filled, if
+    that much fits.
+    """
+    most, least = page - 35, (page - 12) * 32 // 255 - 23
+    if row <= most:
+        return page // (page // row)
+    stays = least + (row - least) % (page - 4)
+    if stays > most:
+        stays = least
+    return page // (page // stays) + math.ceil((row - stays) / (page - 4)) * page
 
 
 def _connected(path: Path, shape: tuple[int, ...], description: str) -> sqlite3.Connection:
