@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from alexnet_keras.data.threads import in_threads
+
 #: names or files handled at a time, so that what is needed on the way stays small
 CHUNK = 8192
 
@@ -140,11 +142,8 @@ class Contents(ABC):
         def of_one(index: int) -> bytes:
             return hashlib.sha256(self.read(index)).digest()
 
-        found = bytearray()
-        with ThreadPoolExecutor(8) as pool:
-            for first in range(0, len(self), CHUNK):
-                found += b"".join(pool.map(of_one, range(len(self))[first : first + CHUNK]))
-        return np.frombuffer(bytes(found), np.uint8).reshape(-1, 32)
+        found = b"".join(in_threads(of_one, len(self), threads=8))
+        return np.frombuffer(found, np.uint8).reshape(-1, 32)
 
     def __iter__(self) -> Iterator[bytes]:
         return (self.read(index) for index in range(len(self)))

@@ -228,6 +228,18 @@ def why_unreadable(encoded: bytes) -> str | None:
         return f"could not be checked: {error}"
 
 
+def whole_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """The number of samples of a JPEG at an eighth of its size, for graphs: a quick check.
+
+    Raises:
+        tf.errors.OpError: it is none, or `why_unreadable` has something to say of it.
+    """
+    encoded = _require(_is_jpeg(encoded), "no JPEG", encoded)
+    samples = tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64))
+    encoded = _require(samples < _LARGEST_JPEG, "JPEG too large to decode", encoded)
+    return tf.size(tf.io.decode_jpeg(encoded, channels=3, ratio=8))
+
+
 def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, 3) == _JPEG_MAGIC
 
@@ -550,6 +562,7 @@ def _chunk(encoded: tf.Tensor, start: int, name: bytes, last: bytes, *, riff: bo
     )
 
 
+@_rarely
 def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
     """Tag 0x0112 of the first directory of a TIFF block, 1 if it is missing or makes no sense."""
     head = _bytes(tiff, 0, 8)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import imagehash
@@ -28,6 +27,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from alexnet_keras.data.examples import Examples
+from alexnet_keras.data.threads import in_threads
 
 #: bits of 64 that the hashes of near-duplicates may differ in
 MOST_BITS = 6
@@ -72,7 +72,7 @@ def find_groups(
 
 
 def perceptual_hashes(
-    examples: Examples, threads: int = 4, advance: Callable[[], None] = lambda: None
+    examples: Examples, threads: int = 2, advance: Callable[[], None] = lambda: None
 ) -> np.ndarray:
     """The perceptual hash of each photograph, by the discrete cosine transform.
 
@@ -98,9 +98,9 @@ def perceptual_hashes(
 
     hashes = np.full(len(examples), NO_HASH)
     # What Pillow warns of (a large image, an odd EXIF block) is no matter here.
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
-        for index, found in enumerate(pool.map(hash_of, range(len(examples)))):
+        for index, found in enumerate(in_threads(hash_of, len(examples), threads)):
             hashes[index] = found
             advance()
     return hashes

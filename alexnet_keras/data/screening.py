@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow as tf
 
-from alexnet_keras.data.decoding import why_unreadable
+from alexnet_keras.data.decoding import whole_jpeg, why_unreadable
 from alexnet_keras.data.examples import Examples
+from alexnet_keras.data.threads import in_threads
 from alexnet_keras.errors import UserError
 
 #: share of unreadable images above which something is wrong with the whole set
@@ -31,27 +32,49 @@ def screen(
 
     Args:
         advance: called once for each example, for a progress bar.
-        threads: files read and decoded at a time.
+        threads: files read and decoded at a time, of those that are not whole JPEGs.
     """
 
-    def reason(index: int) -> str | None:
+    readable = np.zeros(len(examples), bool)
+    for index in _whole_jpegs(examples):
+        readable[index] = True
+        advance()
+    others = np.flatnonzero(~readable)
+
+    def reason(number: int) -> str | None:
         try:
-            content = examples.read(index)
+            content = examples.read(others[number])
         except OSError as error:
             return f"cannot be read ({error.strerror or error})"
         return why_unreadable(content)
 
-    reasons = []
-    with ThreadPoolExecutor(threads) as pool:
-        for found in pool.map(reason, range(len(examples))):
-            reasons.append(found)
-            advance()
-    skipped = [
-        Skipped(examples.keys[i], found) for i, found in enumerate(reasons) if found is not None
-    ]
+    skipped = []
+    for index, found in zip(others, in_threads(reason, len(others), threads), strict=True):
+        readable[index] = found is None
+        if found is not None:
+            skipped.append(Skipped(examples.keys[index], found))
+        advance()
     if not skipped:
         return examples, []
-    return examples.select(np.flatnonzero([found is None for found in reasons])), skipped
+    return examples.select(np.flatnonzero(readable)), skipped
+
+
+def _whole_jpegs(examples: Examples) -> Iterator[int]:
+    """The numbers of the JPEGs that can be decoded, found by threads that need no Python."""
+    load = examples.loader()
+
+    def checked(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, whole_jpeg(load(index))
+
+    numbers = (
+        tf.data.Dataset.range(len(examples))
+        .map(checked, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .ignore_errors()
+        .map(lambda index, _: index)
+        .batch(64)
+    )
+    for some in numbers.as_numpy_iterator():
+        yield from some.tolist()
 
 
 def check_skipped(total: int, skipped: list[Skipped], name: str, allow_bad: bool) -> None:
