@@ -24,7 +24,8 @@ CHUNK = 8192
 class TrunkOutputs:
     """What a trunk gives for views of photographs, in float16. To be closed, or used in a `with`.
 
-    float16 rounds to one part in 2,000, far below what dropout does to the same numbers.
+    float16 rounds to one part in 2,000. Of a bilinear head's probabilities for 2,934 flowers the
+    largest change is .00006, and no label is another (`benchmarks/stored_outputs.py`).
     """
 
     def __init__(
