@@ -82,21 +82,24 @@ def fixed_views(
         float32 (batch, image_size, image_size, 3) in 0..255; string (batch,), SHA-256 of the bytes
         that each was decoded from; and int64 (batch,), the number in `asked` of each.
     """
-    views = list(dict.fromkeys(view for _, view in asked))
+    views = {repr(view): view for _, view in asked}  # what is said of it is all that a view is
+
+    loads = {id(examples): examples.loader() for examples, _ in asked}  # each with its names
 
     def encoded(number: int) -> tf.data.Dataset:
-        load = asked[number][0].loader()
+        examples, _ = asked[number]
+        load = loads[id(examples)]
         return _mapped(
-            tf.data.Dataset.range(len(asked[number][0])),
+            tf.data.Dataset.range(len(examples)),
             lambda index: (load(index), tf.constant(number, tf.int64)),
         )
 
     def view(encoded: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         digest = tf.numpy_function(lambda read: sha256(read).digest(), [encoded], tf.string)
         seed = tf.io.decode_raw(tf.ensure_shape(digest, []), tf.int64)[0]
-        which = tf.gather([views.index(one) for _, one in asked], number)
+        which = tf.gather([list(views).index(repr(one)) for _, one in asked], number)
         pixels = tf.switch_case(
-            which, [lambda one=one: one(encoded, seed, image_size) for one in views]
+            which, [lambda one=one: one(encoded, seed, image_size) for one in views.values()]
         )
         return pixels, digest, number
 

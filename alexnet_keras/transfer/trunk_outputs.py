@@ -112,7 +112,14 @@ class TrunkOutputs:
         if bar is not None:
             bar.add(int(sum((found >= 0).sum() for found in rows)))
         wanted = [number for number in range(there) if len(missing[number])]
-        parts = [(asked[number][0].select(missing[number]), asked[number][1]) for number in wanted]
+        parts: list[tuple[Examples, View]] = []
+        for number in wanted:
+            examples, view = asked[number]
+            again = parts and examples is asked[number - 1][0]
+            if again and np.array_equal(missing[number], missing[number - 1]):
+                parts.append((parts[-1][0], view))  # a million names need not be there twice
+            else:
+                parts.append((examples.select(missing[number]), view))
         filled = self._compute(parts, sets, bar)
         for number in wanted:
             examples, view = asked[number]
