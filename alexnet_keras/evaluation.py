@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from alexnet_keras.weights import preprocessing_of
 
 #: of a bootstrap; from seed to seed, an end of an interval then moves by a hundredth of its width
 RESAMPLES = 5000
+_NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,24 @@ def accuracy_difference(
         )
     gains = first.right.astype(float) - second.right
     return first.top(1) - second.top(1), *_bootstrapped_mean(gains, seed)
+
+
+def wilson_interval(right: float, count: float) -> tuple[float, float]:
+    """The 95% score interval of a share of which `right` of `count` were seen (Wilson 1927).
+
+    Returns:
+        Both ends, within 0..1; NaN for no observations or an unknown number of them.
+    """
+    if not count > 0 or math.isnan(right):
+        return math.nan, math.nan
+    share, square = right / count, _NORMAL_95**2
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = (
+        _NORMAL_95
+        * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+        / (1 + square / count)
+    )
+    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from transfer import wilson
+from alexnet_keras.evaluation import wilson_interval
 
 WORST = 15
 
@@ -53,7 +53,7 @@ def accuracies(runs: dict[str, Path]) -> str:
 
 
 def interval(share: float, count: int) -> str:
-    low, high = wilson(round(share * count), count)
+    low, high = wilson_interval(round(share * count), count)
     return f"{low:.1%} to {high:.1%}"
 
 

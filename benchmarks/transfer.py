@@ -14,11 +14,11 @@ from its start to its figures, report and export left out.
 """
 
 import argparse
-import math
 import random
 from pathlib import Path
 from typing import Any
 
+from alexnet_keras.evaluation import wilson_interval
 from recipe_runs import link, run_recipe
 
 FOLDS = 5
@@ -96,7 +96,7 @@ def measured(options: dict[str, Any], name: str, fold: int, work: Path) -> dict[
 def row(name: str, folds: list[dict[str, Any]]) -> str:
     count = sum(fold["val_images"] for fold in folds)
     right = sum(round(fold["val_top1"] * fold["val_images"]) for fold in folds)
-    low, high = wilson(right, count)
+    low, high = wilson_interval(right, count)
     each = [100 * fold["val_top1"] for fold in folds]
     phases = ("photographs", "model", "training", "evaluation")
     seconds = [sum(fold["seconds"][phase] for phase in phases) for fold in folds]
@@ -104,14 +104,6 @@ def row(name: str, folds: list[dict[str, Any]]) -> str:
         f"| {name} | {right / count:.1%} of {count:,} ({low:.1%} to {high:.1%}) | "
         f"{min(each):.1f} to {max(each):.1f}% | {sum(seconds) / len(seconds):.0f} |"
     )
-
-
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share."""
-    share, square = right / count, z * z / count
-    middle = share + square / 2
-    half = z * math.sqrt(share * (1 - share) / count + square / count / 4)
-    return (middle - half) / (1 + square), (middle + half) / (1 + square)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from alexnet_keras.evaluation import (
     answers,
     evaluate,
     predict,
+    wilson_interval,
 )
 from alexnet_keras.training import choose_strategy
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
@@ -246,3 +247,22 @@ def test_two_devices_share_the_mirrors_too(simple_decoding, monkeypatch):
     two = predict(model, examples, mirrored=True, batch_size=4)
     assert devices == [2]
     np.testing.assert_allclose(two, one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    # Examples of Newcombe (1998, method 3), also what statsmodels computes.
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_intervals_are_the_published_ones(right, count, low, high):
+    assert wilson_interval(right, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_interval_of_nothing_is_undefined():
+    assert np.isnan(wilson_interval(0, 0)).all()
+    assert np.isnan(wilson_interval(np.nan, 10)).all()

@@ -24,13 +24,30 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")
+from alexnet_keras.data.headers import (
+    BMP,
+    FORMATS,
+    GIF,
+    JPEG,
+    JPEG_MAGIC,
+    NOT_AN_IMAGE,
+    PNG,
+    UNKNOWN,
+    WEBP,
+    bmp_header,
+    byte_values,
+    first_frame,
+    image_format,
+    is_jpeg,
+    rarely,
+    refuse,
+    require,
+    same,
+    stored_shape,
+    traced_once,
+)
 
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WebP")
-_JPEG, _PNG, _GIF, _BMP, _WEBP = range(len(_FORMATS))
-_UNKNOWN = len(_FORMATS)
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_NOT_AN_IMAGE = "not a JPEG, PNG, GIF, BMP or WebP image"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")
 
 # The decoder's own limit, in samples; here to say so before it fails.
 _LARGEST_JPEG = 2**29
@@ -56,48 +73,22 @@ _TURNS = (
 )
 
 
-def _traced_once(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
-    """Called instead of built in: graphs do not grow by what few images need."""
-    return tf.function(
-        input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
-    )
-
-
-_rarely = _traced_once(tf.TensorSpec([], tf.string))
-
-
 def image_shape(encoded: tf.Tensor | bytes) -> tuple[tf.Tensor, tf.Tensor]:
     """Scalar int32 height and width as a person sees the image, EXIF orientation applied.
 
-    Read from the header alone for JPEG, PNG and BMP; GIF and WebP are decoded.
+    Read from headers alone, without decoding.
 
     Raises:
         tf.errors.InvalidArgumentError: unknown content or a damaged header.
     """
     encoded = tf.convert_to_tensor(encoded, tf.string)
-    shape = tf.cond(
-        _is_jpeg(encoded),
-        lambda: _seen_shape(
-            tf.io.extract_jpeg_shape(encoded)[:2], tf.gather(_TURNS, _jpeg_orientation(encoded))
-        ),
-        lambda: _shape_of_others(encoded),
+    orientation = tf.cond(
+        is_jpeg(encoded),
+        lambda: _jpeg_orientation(encoded),
+        lambda: _orientation_of_others(encoded),
     )
+    shape = _seen_shape(stored_shape(encoded), tf.gather(_TURNS, orientation))
     return shape[0], shape[1]
-
-
-@_rarely
-def _shape_of_others(encoded: tf.Tensor) -> tf.Tensor:
-    stored = tf.switch_case(
-        _format(encoded) - _PNG,
-        [
-            lambda: _png_shape(encoded),
-            lambda: tf.shape(_decode_gif(encoded))[:2],
-            lambda: tf.cast(_bmp_header(encoded)[1:3], tf.int32),
-            lambda: tf.shape(_decode_webp(encoded))[:2],
-        ],
-        default=lambda: _refuse(tf.zeros([2], tf.int32)),
-    )
-    return _seen_shape(stored, tf.gather(_TURNS, _orientation_of_others(encoded)))
 
 
 def decode_image(encoded: tf.Tensor | bytes) -> tf.Tensor:
@@ -108,23 +99,23 @@ def decode_image(encoded: tf.Tensor | bytes) -> tf.Tensor:
     """
     encoded = tf.convert_to_tensor(encoded, tf.string)
     return tf.cond(
-        _is_jpeg(encoded),
+        is_jpeg(encoded),
         lambda: _turn(_decode_jpeg(encoded), _jpeg_orientation(encoded)),
         lambda: _decode_others(encoded),
     )
 
 
-@_rarely
+@rarely
 def _decode_others(encoded: tf.Tensor) -> tf.Tensor:
     stored = tf.switch_case(
-        _format(encoded) - _PNG,
+        image_format(encoded) - PNG,
         [
             lambda: _decode_png(encoded),
             lambda: _decode_gif(encoded),
             lambda: _decode_bmp(encoded),
             lambda: _decode_webp(encoded),
         ],
-        default=lambda: _refuse(tf.zeros([0, 0, 3], tf.uint8)),
+        default=lambda: refuse(tf.zeros([0, 0, 3], tf.uint8)),
     )
     return _turn(stored, _orientation_of_others(encoded))
 
@@ -190,7 +181,7 @@ def decode_window(
         part = tf.cast(window(shape[0], shape[1]), tf.int32)
         return _resize(_crop(image, part[:2], part[2:]), size)
 
-    result = tf.cond(_is_jpeg(encoded), from_jpeg, from_others)
+    result = tf.cond(is_jpeg(encoded), from_jpeg, from_others)
     return tf.ensure_shape(result, [*size, 3])
 
 
@@ -205,13 +196,13 @@ def why_unreadable(encoded: bytes) -> str | None:
         if not encoded:
             return "empty file"
         # Most are JPEG, and a dozen ops one by one take longer than decoding a small photograph.
-        is_jpeg = encoded.startswith(_JPEG_MAGIC)
-        kind = _JPEG if is_jpeg else int(_format(tf.constant(encoded)))
-        if kind == _UNKNOWN:
+        is_jpeg = encoded.startswith(JPEG_MAGIC)
+        kind = JPEG if is_jpeg else int(image_format(tf.constant(encoded)))
+        if kind == UNKNOWN:
             known = _sniff(encoded)
-            return f"{_NOT_AN_IMAGE} (it is {known})" if known else _NOT_AN_IMAGE
+            return f"{NOT_AN_IMAGE} (it is {known})" if known else NOT_AN_IMAGE
         try:
-            if kind != _JPEG:
+            if kind != JPEG:
                 decode_image(encoded)
                 return None
             height, width, channels = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
@@ -220,10 +211,10 @@ def why_unreadable(encoded: bytes) -> str | None:
             tf.io.decode_jpeg(encoded, channels=3, ratio=8)
             return None
         except tf.errors.ResourceExhaustedError:
-            return f"{_FORMATS[kind]} too large for the memory"
+            return f"{FORMATS[kind]} too large for the memory"
         except (tf.errors.OpError, ValueError):
             state = "truncated" if _is_cut(encoded, kind) else "damaged"
-            return f"{state} {_FORMATS[kind]}"
+            return f"{state} {FORMATS[kind]}"
     except Exception as error:  # a check of thousands of files goes on
         return f"could not be checked: {error}"
 
@@ -234,49 +225,10 @@ def whole_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.OpError: it is none, or `why_unreadable` has something to say of it.
     """
-    encoded = _require(_is_jpeg(encoded), "no JPEG", encoded)
+    encoded = require(is_jpeg(encoded), "no JPEG", encoded)
     samples = tf.reduce_prod(tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64))
-    encoded = _require(samples < _LARGEST_JPEG, "JPEG too large to decode", encoded)
+    encoded = require(samples < _LARGEST_JPEG, "JPEG too large to decode", encoded)
     return tf.size(tf.io.decode_jpeg(encoded, channels=3, ratio=8))
-
-
-def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.strings.substr(encoded, 0, 3) == _JPEG_MAGIC
-
-
-def _format(encoded: tf.Tensor) -> tf.Tensor:
-    """Index into `_FORMATS` by the first bytes; `_UNKNOWN` if none fits."""
-    # Padded, because a substring that starts after the end is an error.
-    head = tf.strings.join([tf.strings.substr(encoded, 0, 12), b"\0" * 12])
-
-    def starts(magic: bytes, at: int = 0) -> tf.Tensor:
-        return tf.strings.substr(head, at, len(magic)) == magic
-
-    matches = [
-        _is_jpeg(encoded),
-        starts(b"\x89PNG\r\n\x1a\n"),
-        starts(b"GIF87a") | starts(b"GIF89a"),
-        starts(b"BM"),
-        starts(b"RIFF") & starts(b"WEBP", 8),
-        tf.constant(True),
-    ]
-    return tf.argmax(tf.cast(tf.stack(matches), tf.int32), output_type=tf.int32)
-
-
-def _refuse(placeholder: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies([tf.debugging.Assert(False, [_NOT_AN_IMAGE])]):
-        return tf.identity(placeholder)
-
-
-def _require(condition: tf.Tensor, message: str, value: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
-        return tf.identity(value)
-
-
-def _bytes(encoded: tf.Tensor, at: tf.Tensor | int, count: tf.Tensor | int) -> tf.Tensor:
-    """int32 `[<= count]`: the bytes from `at`, fewer at the end, none after it."""
-    at = tf.minimum(at, tf.strings.length(encoded))
-    return tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, at, count), tf.uint8), tf.int32)
 
 
 def _decode_jpeg(encoded: tf.Tensor, ratio: int = 1) -> tf.Tensor:
@@ -284,7 +236,7 @@ def _decode_jpeg(encoded: tf.Tensor, ratio: int = 1) -> tf.Tensor:
 
 
 def _crop(image: tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
-    extent = _require(tf.reduce_all(extent > 0), "the window is empty", extent)
+    extent = require(tf.reduce_all(extent > 0), "the window is empty", extent)
     return tf.slice(image, tf.concat([start, [0]], 0), tf.concat([extent, [3]], 0))
 
 
@@ -317,7 +269,7 @@ def _window_of_jpeg(
     )
 
 
-@_traced_once(
+@traced_once(
     tf.TensorSpec([], tf.string),
     *[tf.TensorSpec([2], tf.int32)] * 4,
     tf.TensorSpec([], tf.int32),
@@ -337,7 +289,7 @@ def _reduced_window(
     and ends where the window does.
     """
     inside = tf.reduce_all(start >= 0) & tf.reduce_all(start + extent <= shape)
-    start = _require(inside, "the window is not inside the image", start)
+    start = require(inside, "the window is not inside the image", start)
 
     def at(ratio: int) -> tf.Tensor:
         first = start // ratio
@@ -352,8 +304,8 @@ def _reduced_window(
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
     # Asked for four channels, TensorFlow 2.21 leaves gray of less than 8 bits at 0, 1, 2, ...
-    depth_and_type = _bytes(encoded, 24, 2)
-    coarse_gray = _equal(depth_and_type[1:], [0]) & tf.reduce_all(depth_and_type[:1] < 8)
+    depth_and_type = byte_values(encoded, 24, 2)
+    coarse_gray = same(depth_and_type[1:], [0]) & tf.reduce_all(depth_and_type[:1] < 8)
     return tf.cond(
         coarse_gray,
         lambda: tf.io.decode_png(encoded, channels=3),
@@ -362,7 +314,7 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tf.io.decode_image(first_frame(encoded), channels=3, expand_animations=False)
 
 
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
@@ -371,7 +323,7 @@ def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
     # frames without alpha then come out opaque.
     flags = tf.cond(
         tf.strings.substr(tf.strings.join([encoded, b"\0" * 20]), 12, 4) == b"VP8X",
-        lambda: tf.reduce_sum(_bytes(encoded, 20, 1)),
+        lambda: tf.reduce_sum(byte_values(encoded, 20, 1)),
         lambda: 0,
     )
     animated = (flags // 2) % 2 == 1
@@ -397,52 +349,17 @@ def _on_white(image: tf.Tensor) -> tf.Tensor:
     colour, alpha = image[..., :3], image[..., 3:]
 
     def composite() -> tf.Tensor:
-        weight = tf.cast(alpha, tf.int32)
-        mixed = tf.cast(colour, tf.int32) * weight + 255 * (255 - weight)
+        # 255 * 255 + 127 is the most: 16 bits hold it, and halve the memory.
+        weight = tf.cast(alpha, tf.uint16)
+        mixed = tf.cast(colour, tf.uint16) * weight + 255 * (255 - weight)
         return tf.cast((mixed + 127) // 255, tf.uint8)
 
     return tf.cond(tf.reduce_all(alpha == 255), lambda: colour, composite)
 
 
-def _png_shape(encoded: tf.Tensor) -> tf.Tensor:
-    header = _bytes(encoded, 12, 12)
-    header = _require(tf.size(header) == 12, "truncated PNG", header)
-    sides = tf.linalg.matvec(tf.reshape(header[4:], [2, 4]), [1 << 24, 1 << 16, 1 << 8, 1])
-    return sides[::-1]  # IHDR has the width first
-
-
-def _bmp_header(encoded: tf.Tensor) -> tf.Tensor:
-    """int64 `[7]`: first pixel byte, height, width, bits a pixel, bytes a row, palette, top-down.
-
-    The palette is given by its first byte. Raises unless all pixels are there.
-    """
-    fixed = tf.strings.substr(encoded, 0, 54)
-    fixed = _require(tf.strings.length(fixed) == 54, "truncated BMP", fixed)
-    words = tf.cast(tf.io.decode_raw(tf.strings.substr(fixed, 10, 24), tf.int32), tf.int64)
-    first, size, width, height, compression = (words[i] for i in (0, 1, 2, 3, 5))
-    bits = tf.cast(tf.io.decode_raw(tf.strings.substr(fixed, 28, 2), tf.uint16)[0], tf.int64)
-    # 3 and 6 say that colour masks follow, which 32 bit files mostly use to say plain BGR(A).
-    masks = _bytes(encoded, 54, 12)
-    bgr = tf.concat([[0, 0, 255, 0], [0, 255, 0, 0], [255, 0, 0, 0]], 0)
-    plain = (compression == 0) | (
-        ((compression == 3) | (compression == 6)) & (bits == 32) & _equal(masks, bgr)
-    )
-    known = tf.reduce_any(bits == tf.constant([1, 4, 8, 24, 32], tf.int64))
-    sane = (size >= 40) & (width > 0) & (width < 65536) & (height != 0) & (tf.abs(height) < 65536)
-    row = (width * bits + 31) // 32 * 4
-    end = first + row * tf.abs(height)
-    header = tf.stack(
-        [first, tf.abs(height), width, bits, row, size + 14, tf.cast(height < 0, tf.int64)]
-    )
-    header = _require(known & plain, "BMP compression or pixel format not supported", header)
-    header = _require(sane & (first >= 54), "damaged BMP header", header)
-    whole = end <= tf.cast(tf.strings.length(encoded), tf.int64)
-    return _require(whole, "truncated BMP", header)
-
-
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     """TensorFlow's own decoder takes palette indices for gray levels and refuses 1 and 4 bits."""
-    first, height, width, bits, row, palette, top_down = tf.unstack(_bmp_header(encoded))
+    first, height, width, bits, row, palette, top_down = tf.unstack(bmp_header(encoded))
     data = tf.io.decode_raw(tf.strings.substr(encoded, first, row * height), tf.uint8)
     rows = tf.reshape(data, [height, row])
 
@@ -459,7 +376,7 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
         spread = tf.bitwise.right_shift(tf.cast(rows, tf.int32)[..., None], shifts)
         index = tf.reshape(tf.bitwise.bitwise_and(spread, mask), [height, -1])[:, :width]
         inside = tf.reduce_all(index < tf.shape(colours)[0])
-        return tf.gather(colours, _require(inside, "damaged BMP palette", index))
+        return tf.gather(colours, require(inside, "damaged BMP palette", index))
 
     image = tf.cond(bits <= 8, indexed, direct)
     return tf.cond(top_down == 1, lambda: image, lambda: image[::-1])
@@ -467,14 +384,14 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
 
 def _orientation_of_others(encoded: tf.Tensor) -> tf.Tensor:
     """Scalar int32 1 to 8, the EXIF orientation; 1 where none is to be had. Never raises."""
-    kind = _format(encoded)
+    kind = image_format(encoded)
     return tf.case(
         [
             (
-                kind == _PNG,
+                kind == PNG,
                 lambda: _tiff_orientation(_chunk(encoded, 8, b"eXIf", b"IDAT", riff=False)),
             ),
-            (kind == _WEBP, lambda: _webp_orientation(encoded)),
+            (kind == WEBP, lambda: _webp_orientation(encoded)),
         ],
         default=lambda: tf.constant(1),
     )
@@ -489,7 +406,7 @@ def _jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cond(jfif_alone, lambda: 1, lambda: _orientation_among_segments(encoded))
 
 
-@_rarely
+@rarely
 def _orientation_among_segments(encoded: tf.Tensor) -> tf.Tensor:
     """Walks the application and comment segments, which come first; EXIF is one of them."""
     size = tf.strings.length(encoded)
@@ -509,7 +426,7 @@ def _orientation_among_segments(encoded: tf.Tensor) -> tf.Tensor:
     at, exif = tf.while_loop(more, step, (2, tf.constant(False)), maximum_iterations=256)
 
     def read() -> tf.Tensor:
-        length = tf.tensordot(_bytes(encoded, at + 2, 2), [256, 1], 1)
+        length = tf.tensordot(byte_values(encoded, at + 2, 2), [256, 1], 1)
         return _tiff_orientation(tf.strings.substr(encoded, at + 10, tf.maximum(length - 8, 0)))
 
     return tf.cond(exif, read, lambda: tf.constant(1))
@@ -562,10 +479,10 @@ def _chunk(encoded: tf.Tensor, start: int, name: bytes, last: bytes, *, riff: bo
     )
 
 
-@_rarely
+@rarely
 def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
     """Tag 0x0112 of the first directory of a TIFF block, 1 if it is missing or makes no sense."""
-    head = _bytes(tiff, 0, 8)
+    head = byte_values(tiff, 0, 8)
     order = tf.strings.substr(tiff, 0, 4)
     big = order == b"MM\0*"
 
@@ -579,8 +496,8 @@ def _tiff_orientation(tiff: tf.Tensor) -> tf.Tensor:
     def read() -> tf.Tensor:
         # Of a directory that lies outside the block, nothing is left: no tag is found.
         directory = tf.minimum(number(head[4:]), tf.strings.length(tiff))
-        count = tf.reduce_sum(number(_bytes(tiff, directory, 2)[None]))
-        entries = _bytes(tiff, directory + 2, 12 * count)
+        count = tf.reduce_sum(number(byte_values(tiff, directory, 2)[None]))
+        entries = byte_values(tiff, directory + 2, 12 * count)
         entries = tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12])
         is_tag = (number(entries[:, :2]) == 0x0112) & (number(entries[:, 2:4]) == 3)
         values = tf.boolean_mask(number(entries[:, 8:10]), is_tag)
@@ -649,19 +566,15 @@ def _shrink(image: tf.Tensor, size: tf.Tensor, start: tf.Tensor, extent: tf.Tens
     return tf.clip_by_value(tf.reshape(pixels, [size[0], size[1], channels]), 0.0, 255.0)
 
 
-def _equal(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.cond(tf.size(a) == tf.size(b), lambda: tf.reduce_all(a == b), lambda: False)
-
-
 def _is_cut(encoded: bytes, kind: int) -> bool:
     """Whether the file's own end is missing."""
-    if kind == _JPEG:  # the last scan has no end marker after it
+    if kind == JPEG:  # the last scan has no end marker after it
         return encoded.rfind(b"\xff\xd9") <= encoded.rfind(b"\xff\xda")
-    if kind == _PNG:
+    if kind == PNG:
         return b"IEND\xaeB`\x82" not in encoded
-    if kind == _GIF:
+    if kind == GIF:
         return not encoded.rstrip(b"\0").endswith(b";")
-    if kind == _BMP:
+    if kind == BMP:
         return len(encoded) < max(54, int.from_bytes(encoded[2:6], "little"))
     return len(encoded) < 8 + int.from_bytes(encoded[4:8], "little")
 

@@ -81,8 +81,9 @@ class BilinearPooling(keras.layers.Layer):
             channels = self.projected
         products = ops.matmul(ops.transpose(at_positions, (0, 2, 1)), at_positions)
         products = ops.cast(products, "float32")
-        # As shares of the mean square, so that the offset is as small for all trunks.
-        energy = ops.trace(products, axis1=1, axis2=2)[:, None] / channels
+        # As shares of the mean square (their trace), so that the offset is as small for all trunks.
+        squares = ops.square(ops.cast(at_positions, "float32"))
+        energy = ops.sum(squares, axis=(1, 2))[:, None] / channels
         flat = ops.reshape(products, (-1, channels * channels))
         pairs = ops.take(flat, self._places, axis=1) / ops.maximum(energy, _LEAST)
         roots = ops.sign(pairs) * (ops.sqrt(ops.abs(pairs) + _OFFSET) - _OFFSET**0.5)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alexnet_keras.evaluation import Answers
-from alexnet_keras.viewing.report import wilson_interval
+from alexnet_keras.evaluation import Answers, wilson_interval
 
 #: an interval of the accuracy that is wider than this share hides differences of a few points
 WIDE = 0.05

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from alexnet_keras.evaluation import wilson_interval
 from alexnet_keras.training import RateSearch
 from alexnet_keras.viewing.comparison import Comparison, accuracy_after, comparison_curve
 from alexnet_keras.viewing.figures import (
@@ -35,7 +36,6 @@ DASH = "–"
 MOST_PAIRS = 15
 #: up to this many classes, accuracy by class is one roomy column with intervals in figures
 FEW_CLASSES = 12
-_NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,24 +205,6 @@ def write_report(report: Report, path: Path) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def wilson_interval(right: float, count: float) -> tuple[float, float]:
-    """The 95% score interval of a share of which `right` of `count` were seen (Wilson 1927).
-
-    Returns:
-        Both ends, within 0..1; NaN for no observations or an unknown number of them.
-    """
-    if not count > 0 or math.isnan(right):
-        return math.nan, math.nan
-    share, square = right / count, _NORMAL_95**2
-    centre = (share + square / (2 * count)) / (1 + square / count)
-    half = (
-        _NORMAL_95
-        * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-        / (1 + square / count)
-    )
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def class_accuracies(confusion: np.ndarray, class_names: Sequence[str]) -> list[ClassAccuracy]:

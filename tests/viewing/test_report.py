@@ -15,7 +15,6 @@ from alexnet_keras.viewing.report import (
     format_percent,
     format_seconds,
     format_short,
-    wilson_interval,
 )
 from report_page import CONFUSION, EVIL, NAMES, Page, epochs, example_report, jpeg, no_nonsense
 
@@ -30,25 +29,6 @@ def test_the_headline_gives_the_accuracy_with_its_wilson_interval():
         in page.text
     )
     assert "tf_flowers could not be reached: drawn_flowers was used." in page.text
-
-
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    # Examples of Newcombe (1998, method 3), also what statsmodels computes.
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson_intervals_are_the_published_ones(right, count, low, high):
-    assert wilson_interval(right, count) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_wilson_interval_of_nothing_is_undefined():
-    assert np.isnan(wilson_interval(0, 0)).all()
-    assert np.isnan(wilson_interval(NAN, 10)).all()
 
 
 def test_the_page_loads_nothing_and_runs_nothing():

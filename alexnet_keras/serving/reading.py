@@ -1,0 +1,226 @@
+"""Requests to pixels, in the graph: one bad image is told of and does not fail its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from alexnet_keras.data.headers import (
+    FORMATS,
+    NOT_AN_IMAGE,
+    image_format,
+    is_jpeg,
+    more_scans_than,
+    require,
+    stored_shape,
+)
+
+#: the longest side in pixels; JPEG's own limit
+LONGEST_SIDE = 65_535
+#: key of the image in a `tf.Example`, as in the TFRecords of TFDS and of TensorFlow's own recipes
+EXAMPLE_KEY = "image/encoded"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one encoded image of a request may cost. What is over is refused by its header alone.
+
+    Attributes:
+        encoded_bytes: the most bytes of the encoded image.
+        pixels: the most pixels, height times width. A pixel takes 3 to 16 bytes while it is
+            decoded, depending on the format.
+        scans: the most passes over a JPEG's pixels. Cameras and the web make 1 to 12.
+    """
+
+    encoded_bytes: int = 20 * 2**20
+    pixels: int = 50_000_000
+    scans: int = 100
+
+
+class Read(NamedTuple):
+    """What was read of a batch of requests.
+
+    Attributes:
+        pixels: float32 (most, side, side, 3), RGB in 0..255, of the images that could be read, in
+            order. Where none could, one image of zeros, so that a net always has one to see.
+        places: int64 (most,), the place of each in the batch; of the image of zeros, the number of
+            requests.
+        errors: string (requests,), why an image could not be read; empty for those that could.
+    """
+
+    pixels: tf.Tensor
+    places: tf.Tensor
+    errors: tf.Tensor
+
+    def spread(self, rows: tf.Tensor) -> tf.Tensor:
+        """`rows` (most, values) of `pixels` as rows of the batch, zeros for what was not read."""
+        count = tf.size(self.errors)
+        shape = tf.stack([count + 1, tf.shape(rows)[1]])
+        spread = tf.scatter_nd(tf.cast(self.places, tf.int32)[:, None], rows, shape)[:count]
+        return tf.ensure_shape(spread, [None, rows.shape[1]])
+
+
+def read_images(
+    images: tf.Tensor, view: Callable[[tf.Tensor], tf.Tensor], side: int, limits: Limits
+) -> Read:
+    """Decodes a batch of encoded images.
+
+    Args:
+        images: string (requests,).
+        view: from one encoded image to float32 (side, side, 3); what it raises is that image's.
+    """
+
+    def decoded(encoded: tf.Tensor) -> tf.Tensor:
+        refused = _refusal(encoded, limits)
+        return view(require(refused == "", "refused", encoded))
+
+    return _read(images, decoded, lambda encoded: _refusal(encoded, limits), side)
+
+
+def read_examples(
+    examples: tf.Tensor, view: Callable[[tf.Tensor], tf.Tensor], side: int, limits: Limits
+) -> Read:
+    """As `read_images`, of serialized `tf.Example`s (requests,) with the key `EXAMPLE_KEY`."""
+
+    def image(example: tf.Tensor) -> tf.Tensor:
+        feature = tf.io.FixedLenFeature((), tf.string)
+        return tf.io.parse_single_example(example, {EXAMPLE_KEY: feature})[EXAMPLE_KEY]
+
+    def decoded(example: tf.Tensor) -> tf.Tensor:
+        encoded = image(example)
+        return view(require(_refusal(encoded, limits) == "", "refused", encoded))
+
+    def refusal(example: tf.Tensor) -> tf.Tensor:
+        return _refusal(image(example), limits)
+
+    return _read(examples, decoded, refusal, side, f"no tf.Example with one {EXAMPLE_KEY}")
+
+
+def unreadable_pixels(pixels: tf.Tensor) -> tf.Tensor:
+    """What is wrong with images of pixels (batch, side, side, 3): string (batch,), "" if nothing.
+
+    An infinite or undefined value would come out as a probability that JSON cannot write.
+    """
+    finite = tf.reduce_all(tf.math.is_finite(pixels), axis=[1, 2, 3])
+    return tf.where(finite, "", "pixels that are no finite numbers; send 0 to 255")
+
+
+def _read(
+    requests: tf.Tensor,
+    decoded: Callable[[tf.Tensor], tf.Tensor],
+    refusal: Callable[[tf.Tensor], tf.Tensor],
+    side: int,
+    other: str | None = None,
+) -> Read:
+    """
+    Args:
+        decoded: one request to pixels; raises for what cannot be read.
+        refusal: why a request is refused, from its header; empty if it is not, and raises if there
+            is no header.
+        other: what is said where `refusal` raises; by default something about the format.
+    """
+    count = tf.size(requests, out_type=tf.int64)
+    zeros = tf.zeros((side, side, 3))
+    places, pixels = _those_that_work(requests, decoded, zeros)
+
+    def whys() -> tf.Tensor:
+        found, given = _those_that_work(requests, refusal, tf.constant(""))
+        refusals = tf.tensor_scatter_nd_update(tf.fill([count + 1], ""), found[:, None], given)
+        asked = tf.tensor_scatter_nd_update(
+            tf.zeros([count + 1], tf.bool), found[:, None], tf.ones_like(found, tf.bool)
+        )
+        damaged = _damaged(requests)
+        if other is not None:
+            damaged = tf.where(asked[:count], "damaged image", other)
+        why = tf.where(refusals[:count] == "", damaged, refusals[:count])
+        return tf.tensor_scatter_nd_update(
+            tf.concat([why, [""]], 0), places[:, None], tf.fill(tf.shape(places), "")
+        )[:count]
+
+    read = tf.size(places, out_type=tf.int64) - 1  # the last is what was appended
+    errors = tf.cond(read < count, whys, lambda: tf.fill([count], ""))
+    most = tf.maximum(read, 1)
+    return Read(pixels[:most], places[:most], tf.ensure_shape(errors, [None]))
+
+
+def _those_that_work(
+    requests: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor], last: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`function` of each of the requests for which it does not raise, and their places.
+
+    A dataset, because its `ignore_errors` is the one op that lives on after another has failed.
+
+    Returns:
+        int64 (most + 1,) and the values (most + 1, ...); the last place is the number of requests,
+        and its value `last`.
+    """
+    count = tf.size(requests, out_type=tf.int64)
+    options = tf.data.Options()
+    # Each request makes a dataset of its own: what takes longer than it saves is left out.
+    options.experimental_optimization.apply_default_optimizations = False
+    options.experimental_warm_start = False
+    options.autotune.enabled = False
+    tried = (
+        tf.data.Dataset.from_tensor_slices((tf.range(count), requests))
+        .map(
+            lambda place, request: (place, function(request)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .ignore_errors()
+        .concatenate(tf.data.Dataset.from_tensors((count, last)))
+        .batch(count + 1)
+        .with_options(options)
+    )
+    return tried.get_single_element()
+
+
+def _refusal(encoded: tf.Tensor, limits: Limits) -> tf.Tensor:
+    """Why an image is not even decoded; empty if it is. Raises where its header is damaged."""
+    size = tf.strings.length(encoded)
+
+    def said(*parts: str | tf.Tensor) -> tf.Tensor:
+        return tf.strings.join(
+            [p if isinstance(p, str) else tf.strings.as_string(p) for p in parts]
+        )
+
+    def by_content() -> tf.Tensor:
+        height, width = tf.unstack(tf.cast(stored_shape(encoded), tf.int64))
+        too_many_scans = tf.cond(
+            is_jpeg(encoded), lambda: more_scans_than(encoded, limits.scans), lambda: False
+        )
+        return tf.case(
+            [
+                (
+                    (height > LONGEST_SIDE)
+                    | (width > LONGEST_SIDE)
+                    | (height * width > limits.pixels),
+                    lambda: said(
+                        height, " x ", width, f" pixels; send at most {limits.pixels} of them"
+                    ),
+                ),
+                (too_many_scans, lambda: f"JPEG of more than {limits.scans} scans; save it anew"),
+            ],
+            default=lambda: "",
+        )
+
+    return tf.case(
+        [
+            (size == 0, lambda: "no bytes"),
+            (
+                size > limits.encoded_bytes,
+                lambda: said(size, f" bytes; send at most {limits.encoded_bytes}"),
+            ),
+            (image_format(encoded) == len(FORMATS), lambda: NOT_AN_IMAGE),
+        ],
+        default=by_content,
+    )
+
+
+def _damaged(requests: tf.Tensor) -> tf.Tensor:
+    return tf.gather(
+        [*(f"damaged {name}" for name in FORMATS), NOT_AN_IMAGE], image_format(requests)
+    )
