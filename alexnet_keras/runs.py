@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -227,6 +227,62 @@ def is_finished(folder: Path, **options: Any) -> bool:
     return json.loads(json.dumps(options, default=_plain)) == {
         name: written.get(name) for name in options
     }
+
+
+def load_model(path: Path) -> keras.Model:
+    """The model of a `.keras` file, such as a run's `model.keras`.
+
+    Raises:
+        UserError: there is no such file, or it holds no model that can be loaded.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}; give the model.keras of a finished run.")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever it stumbles over
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{path} is no Keras model that can be loaded ({said[0]}); give the model.keras of a "
+            "finished run."
+        ) from error
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the folder of a run says of it; empty where a file is missing.
+
+    Attributes:
+        options: as resolved, from `config.json`.
+        recipe: its name, from there too.
+        metrics: the contents of `metrics.json`.
+    """
+
+    options: dict[str, Any]
+    recipe: str | None
+    metrics: dict[str, Any]
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Reads the folder of a finished run.
+
+    Raises:
+        UserError: one of its files is damaged.
+    """
+
+    def read(name: str) -> dict[str, Any]:
+        file = folder / name
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); restore or remove it.") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{file} is not what a run writes; restore or remove it.")
+        return found
+
+    config = read("config.json")
+    return FinishedRun(config.get("options", {}), config.get("recipe"), read("metrics.json"))
 
 
 def check_writable(folder: Path, option: str) -> None:

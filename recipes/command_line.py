@@ -24,6 +24,7 @@ STRATEGIES = ("auto", "none", "mirrored")
 HEADS = ("auto", "fc", "pooled", "bilinear")
 CROPS = ("centre", "whole")
 FINE_TUNE_PRECISIONS = ("auto", "float32", "bfloat16")
+EXPORT_FORMATS = ("saved-model", "onnx", "onnx-int8", "litert", "litert-int8")
 UNFREEZABLE = ("fc6", "conv5", "conv4", "conv3", "conv2", "conv1")
 
 # What an option becomes that is not given: with pretrained weights, and from random ones.
@@ -122,6 +123,24 @@ class RecordsOptions:
     resize: int | None
     quality: int
     verify: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of the recipe that exports."""
+
+    model: Path
+    formats: tuple[str, ...]
+    labels: Path | None
+    data_dir: Path | None
+    export_dir: Path | None
+    mirror: bool | None
+    top: int
+    max_megabytes: float
+    max_megapixels: float
+    embedding: str | None
+    warm_up: tuple[Path, ...]
+    calibration_images: int
 
 
 class _Layers(click.ParamType):
@@ -383,6 +402,77 @@ _RECORDS = [
 ]
 
 
+_EXPORT = [
+    click.argument("model", metavar="MODEL.keras", type=click.Path(path_type=Path)),
+    click.option(
+        "--format",
+        "formats",
+        type=click.Choice(EXPORT_FORMATS),
+        multiple=True,
+        default=("saved-model",),
+        help="What to write, several times for several: the SavedModel for TensorFlow Serving, or "
+        "beside the model one file for other runtimes, which takes pixels.",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        help="A file with a label a line, in the order of the model's outputs.  [default: what "
+        "metrics.json beside the model says]",
+    ),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="Photographs, one subfolder a class: int8 is calibrated on the four fifths that the "
+        "recipes train on, and all files are measured on the rest.  [default for int8: what the "
+        "model was trained on]",
+    ),
+    click.option(
+        "--export-dir",
+        type=click.Path(path_type=Path),
+        help="Folder for the SavedModel's versions.  [default: saved_models/<recipe of the run>]",
+    ),
+    click.option(
+        "--mirror/--no-mirror",
+        default=None,
+        help="Answer with the mean over a photograph and its mirror.  [default: as the run was "
+        "measured; no-mirror for a model without a run]",
+    ),
+    click.option(
+        "--top", type=click.IntRange(1), default=5, help="Labels in the answer to a photograph."
+    ),
+    click.option(
+        "--max-megabytes",
+        type=click.FloatRange(0, min_open=True),
+        default=20.0,
+        help="Refuse larger files, in 2**20 bytes.",
+    ),
+    click.option(
+        "--max-megapixels",
+        type=click.FloatRange(0, min_open=True),
+        default=50.0,
+        help="Refuse larger images by their header, in millions of pixels.",
+    ),
+    click.option(
+        "--embedding",
+        metavar="LAYER",
+        help="What the signature embed gives.  [default: fc7, or pool5 without one]",
+    ),
+    click.option(
+        "--warm-up",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="A photograph for the requests that TensorFlow Serving warms up with; it becomes part "
+        "of the export.  [default: a drawn picture]",
+    ),
+    click.option(
+        "--calibration-images",
+        type=click.IntRange(1),
+        default=100,
+        help="Photographs that int8 takes its ranges from.",
+    ),
+]
+
+
 class _Command(click.Command):
     """A command that lists its options when it is given one that it does not have."""
 
@@ -432,6 +522,13 @@ def classifying_recipe(
     return recipe(name, ClassifyOptions, _CLASSIFY)
 
 
+def exporting_recipe(
+    name: str,
+) -> Callable[[Callable[[ExportOptions], int | None]], click.Command]:
+    """Turns `main(options)` into the command of the recipe `name`, which exports."""
+    return recipe(name, ExportOptions, _EXPORT)
+
+
 def records_recipe(
     name: str,
 ) -> Callable[[Callable[[RecordsOptions], int | None]], click.Command]:
@@ -467,6 +564,22 @@ def recipe(
         )(command)
 
     return decorate
+
+
+def read_given(path: Path, option: str) -> bytes:
+    """The content of a file that was given with `option`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from alexnet_keras import UserError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); give another file with {option}."
+        ) from error
 
 
 @contextmanager

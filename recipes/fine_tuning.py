@@ -168,6 +168,10 @@ def fine_tuning(options: FineTuneOptions) -> None:
 
     with run.phase("export"):
         exported = serving.export(
-            model, options.export_dir, splits.train.class_names, mirrored=options.mirror
+            model,
+            options.export_dir,
+            splits.train.class_names,
+            mirrored=options.mirror,
+            card=serving.ModelCard.of_run(metrics, variant),
         )
     run.finish(metrics, exported)

@@ -27,16 +27,12 @@ def _given(model: Path, output: Path | None) -> tuple[Path, Path | None]:
 
 @recipe("make_starter", _given, _OPTIONS)
 def main(given: tuple[Path, Path | None]) -> None:
-    import keras
-
-    from alexnet_keras import UserError
+    from alexnet_keras.runs import load_model
     from alexnet_keras.weights import starter
 
     model, output = given
-    if not model.is_file():
-        raise UserError(f"There is no file {model}; give the model.keras of a finished run.")
     path = output or starter.PATH
-    digest = starter.write_starter(keras.models.load_model(model), path)
+    digest = starter.write_starter(load_model(model), path)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, SHA-256 {digest}")
     if digest != starter.SHA256:
         print("weights/starter.py names another hash; put this one there to ship these weights.")

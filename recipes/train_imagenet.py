@@ -108,7 +108,12 @@ def main(options: TrainOptions) -> int | None:
 
     with run.phase("export"):
         run.save_model(trainer.result)
-        exported = serving.export(trainer.result, options.export_dir, classes)
+        exported = serving.export(
+            trainer.result,
+            options.export_dir,
+            classes,
+            card=serving.ModelCard.of_run(metrics, options.variant),
+        )
     run.finish(metrics, exported)
     print(viewing.final_line(metrics, config))
     return None

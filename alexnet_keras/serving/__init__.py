@@ -1,5 +1,18 @@
-"""A classifier as a SavedModel that TensorFlow Serving takes as it is."""
+"""A classifier as a SavedModel that TensorFlow Serving takes as it is, and as files for others."""
 
-from alexnet_keras.serving.export import export
+from alexnet_keras.serving.export import export, versions
+from alexnet_keras.serving.model_card import ModelCard
+from alexnet_keras.serving.portable import export_litert, export_onnx
+from alexnet_keras.serving.reading import Limits
+from alexnet_keras.serving.running import evaluate_exported, open_exported
 
-__all__ = ["export"]
+__all__ = [
+    "Limits",
+    "ModelCard",
+    "evaluate_exported",
+    "export",
+    "export_litert",
+    "export_onnx",
+    "open_exported",
+    "versions",
+]

@@ -43,15 +43,17 @@ class ModelCard:
 
     @classmethod
     def of_run(cls, metrics: Mapping[str, Any], variant: str | None = None) -> ModelCard:
-        """The card of a fine-tuning run.
+        """The card of a run.
 
         Args:
-            metrics: the contents of its `metrics.json`.
+            metrics: the contents of its `metrics.json`; nothing is known of a run without.
             variant: of the net.
 
         Raises:
-            KeyError: something is missing in `metrics`.
+            KeyError: a part of `metrics` is missing.
         """
+        if not metrics:
+            return cls()
         images, right = metrics["val_images"], metrics["val_top1"]
         low, high = wilson_interval(right * images, images)
         weights = str(metrics["weights"])

@@ -106,11 +106,13 @@ def served_net(
 
     @tf.function(input_signature=[pixels], autograph=False)
     def function(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        seen = look(images)
+        count = tf.shape(images)[0]
+        both = tf.concat([images, images[:, :, ::-1]], 0) if mirrored else images
+        seen = look(both)  # once, so that the weights are there once
         probabilities = seen[answer]
         if mirrored:
-            probabilities = (probabilities + look(tf.reverse(images, [2]))[answer]) / 2
-        vectors = tf.cast(seen[source], tf.float32)
+            probabilities = (probabilities[:count] + probabilities[count:]) / 2
+        vectors = tf.cast(seen[source][:count], tf.float32)
         if source != chosen:
             vectors = tf.nn.max_pool2d(vectors, 3, 2, "VALID")
         if vectors.shape.rank == 4:
