@@ -33,9 +33,10 @@ _LARGE = 2**20
 #: operations of LiteRT that stay in float32; what only moves numbers too, since otherwise their
 #: inputs are rounded to 8 bits
 _FLOAT_OPS = (
-    "ABS ADD BATCH_MATMUL CONCATENATION DIV GATHER L2_NORMALIZATION MAXIMUM MEAN MUL PACK RESHAPE "
-    "REVERSE_V2 RSQRT SIGN SOFTMAX SQRT SQUARE STRIDED_SLICE SUB SUM TRANSPOSE"
-).split()
+    *("ABS", "ADD", "BATCH_MATMUL", "CONCATENATION", "DIV", "GATHER", "L2_NORMALIZATION"),
+    *("MAXIMUM", "MEAN", "MUL", "PACK", "RESHAPE", "REVERSE_V2", "RSQRT", "SIGN", "SOFTMAX"),
+    *("SQRT", "SQUARE", "STRIDED_SLICE", "SUB", "SUM", "TRANSPOSE"),
+)
 
 
 def export_onnx(

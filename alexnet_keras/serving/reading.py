@@ -74,10 +74,20 @@ def read_images(
     """
 
     def decoded(encoded: tf.Tensor) -> tf.Tensor:
-        refused = _refusal(encoded, limits)
-        return view(require(refused == "", "refused", encoded))
+        return view(require(_refusal(encoded, limits) == "", "refused", encoded))
 
-    return _read(images, decoded, lambda encoded: _refusal(encoded, limits), side)
+    count = tf.size(images, out_type=tf.int64)
+    places, pixels = _those_that_work(images, decoded, tf.zeros((side, side, 3)))
+
+    def why_not() -> tf.Tensor:
+        refused = _spread(*_those_that_work(images, lambda one: _refusal(one, limits), ""), "")
+        why = tf.where(refused == "", _damaged(images), refused)
+        return tf.where(_spread(places, tf.ones_like(places, tf.bool), False), "", why)
+
+    read = tf.size(places, out_type=tf.int64) - 1  # the last is what was appended
+    errors = tf.cond(read < count, why_not, lambda: tf.fill([count], ""))
+    most = tf.maximum(read, 1)
+    return Read(pixels[:most], places[:most], tf.ensure_shape(errors, [None]))
 
 
 def read_examples(
@@ -89,14 +99,12 @@ def read_examples(
         feature = tf.io.FixedLenFeature((), tf.string)
         return tf.io.parse_single_example(example, {EXAMPLE_KEY: feature})[EXAMPLE_KEY]
 
-    def decoded(example: tf.Tensor) -> tf.Tensor:
-        encoded = image(example)
-        return view(require(_refusal(encoded, limits) == "", "refused", encoded))
-
-    def refusal(example: tf.Tensor) -> tf.Tensor:
-        return _refusal(image(example), limits)
-
-    return _read(examples, decoded, refusal, side, f"no tf.Example with one {EXAMPLE_KEY}")
+    places, images = _those_that_work(examples, image, "")
+    read = read_images(_spread(places, images, ""), view, side, limits)
+    parsed = _spread(places, tf.ones_like(places, tf.bool), False)
+    return read._replace(
+        errors=tf.where(parsed, read.errors, f"no tf.Example with one {EXAMPLE_KEY}")
+    )
 
 
 def unreadable_pixels(pixels: tf.Tensor) -> tf.Tensor:
@@ -108,46 +116,8 @@ def unreadable_pixels(pixels: tf.Tensor) -> tf.Tensor:
     return tf.where(finite, "", "pixels that are no finite numbers; send 0 to 255")
 
 
-def _read(
-    requests: tf.Tensor,
-    decoded: Callable[[tf.Tensor], tf.Tensor],
-    refusal: Callable[[tf.Tensor], tf.Tensor],
-    side: int,
-    other: str | None = None,
-) -> Read:
-    """
-    Args:
-        decoded: one request to pixels; raises for what cannot be read.
-        refusal: why a request is refused, from its header; empty if it is not, and raises if there
-            is no header.
-        other: what is said where `refusal` raises; by default something about the format.
-    """
-    count = tf.size(requests, out_type=tf.int64)
-    zeros = tf.zeros((side, side, 3))
-    places, pixels = _those_that_work(requests, decoded, zeros)
-
-    def whys() -> tf.Tensor:
-        found, given = _those_that_work(requests, refusal, tf.constant(""))
-        refusals = tf.tensor_scatter_nd_update(tf.fill([count + 1], ""), found[:, None], given)
-        asked = tf.tensor_scatter_nd_update(
-            tf.zeros([count + 1], tf.bool), found[:, None], tf.ones_like(found, tf.bool)
-        )
-        damaged = _damaged(requests)
-        if other is not None:
-            damaged = tf.where(asked[:count], "damaged image", other)
-        why = tf.where(refusals[:count] == "", damaged, refusals[:count])
-        return tf.tensor_scatter_nd_update(
-            tf.concat([why, [""]], 0), places[:, None], tf.fill(tf.shape(places), "")
-        )[:count]
-
-    read = tf.size(places, out_type=tf.int64) - 1  # the last is what was appended
-    errors = tf.cond(read < count, whys, lambda: tf.fill([count], ""))
-    most = tf.maximum(read, 1)
-    return Read(pixels[:most], places[:most], tf.ensure_shape(errors, [None]))
-
-
 def _those_that_work(
-    requests: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor], last: tf.Tensor
+    requests: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor], last: tf.Tensor | str
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`function` of each of the requests for which it does not raise, and their places.
 
@@ -176,6 +146,12 @@ def _those_that_work(
         .with_options(options)
     )
     return tried.get_single_element()
+
+
+def _spread(places: tf.Tensor, values: tf.Tensor, other: str | bool) -> tf.Tensor:
+    """What `_those_that_work` gives, of scalars, as one for each request: `other` for the rest."""
+    filled = tf.fill([places[-1] + 1], other)
+    return tf.tensor_scatter_nd_update(filled, places[:, None], values)[:-1]
 
 
 def _refusal(encoded: tf.Tensor, limits: Limits) -> tf.Tensor:
