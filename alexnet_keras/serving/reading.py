@@ -107,15 +107,6 @@ def read_examples(
     )
 
 
-def unreadable_pixels(pixels: tf.Tensor) -> tf.Tensor:
-    """What is wrong with images of pixels (batch, side, side, 3): string (batch,), "" if nothing.
-
-    An infinite or undefined value would come out as a probability that JSON cannot write.
-    """
-    finite = tf.reduce_all(tf.math.is_finite(pixels), axis=[1, 2, 3])
-    return tf.where(finite, "", "pixels that are no finite numbers; send 0 to 255")
-
-
 def _those_that_work(
     requests: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor], last: tf.Tensor | str
 ) -> tuple[tf.Tensor, tf.Tensor]:

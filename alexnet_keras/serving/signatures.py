@@ -13,7 +13,6 @@ from alexnet_keras.serving.reading import (
     Read,
     read_examples,
     read_images,
-    unreadable_pixels,
 )
 
 #: the signature of TensorFlow Serving's Classify API
@@ -38,11 +37,16 @@ def signatures(
     side = net.side
     names = tf.constant([label.encode("utf-8", "backslashreplace") for label in labels])
 
-    def ranked(probabilities: tf.Tensor, errors: tf.Tensor, k: int | tf.Tensor) -> dict[str, Any]:
-        """The best `k` and all, or nothing of an image with an error or without an answer."""
+    def ranked(
+        probabilities: tf.Tensor, read: tf.Tensor, errors: tf.Tensor | str, k: int | tf.Tensor
+    ) -> dict[str, Any]:
+        """The best `k` and all; nothing of an image that was not `read`, or without an answer.
+
+        Probabilities come from numbers alone, for runtimes that have no strings.
+        """
         numbers = tf.reduce_all(tf.math.is_finite(probabilities), axis=1)
-        errors = tf.where((errors == "") & ~numbers, "the net gives no number", errors)
-        good = (errors == "")[:, None]
+        errors = tf.where(read, tf.where(numbers, "", "the net gives no number"), errors)
+        good = (read & numbers)[:, None]
         probabilities = tf.where(good, probabilities, 0.0)
         scores, order = tf.math.top_k(probabilities, k=k)
         return {
@@ -54,7 +58,7 @@ def signatures(
 
     def of_read(read: Read, k: int | tf.Tensor = top) -> dict[str, Any]:
         probabilities = net.function(read.pixels)["probabilities"]
-        return ranked(read.spread(probabilities), read.errors, k)
+        return ranked(read.spread(probabilities), read.errors == "", read.errors, k)
 
     def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return of_read(read_images(images, view, side, limits))
@@ -70,11 +74,12 @@ def signatures(
 
     def predict_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = net.function(images)["probabilities"]
-        return ranked(probabilities, unreadable_pixels(images), top)
+        finite = tf.reduce_all(tf.math.is_finite(images), axis=[1, 2, 3])
+        return ranked(probabilities, finite, "pixels that are no finite numbers", top)
 
     def predict_images_uint8(images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = net.function(tf.cast(images, tf.float32))["probabilities"]
-        return ranked(probabilities, tf.fill([tf.shape(images)[0]], ""), top)
+        return ranked(probabilities, tf.fill([tf.shape(images)[0]], True), "", top)
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         read = read_images(images, view, side, limits)

@@ -15,7 +15,6 @@ from alexnet_keras.serving.reading import (
     Limits,
     read_examples,
     read_images,
-    unreadable_pixels,
 )
 from served_model import SIDE, animated_gif, picture
 
@@ -104,12 +103,6 @@ class TestABadImage:
         found = read(tf.constant([], tf.string))
         assert found["errors"].shape == (0,)
         assert found["places"].numpy().tolist() == [0]
-
-    def test_pixels_that_are_no_numbers_are_found(self):
-        pixels = np.zeros((4, SIDE, SIDE, 3), np.float32)
-        pixels[1, 5, 5, 1], pixels[2, 0, 0, 0] = np.nan, -np.inf
-        wrong = unreadable_pixels(tf.constant(pixels)).numpy()
-        assert [bool(error) for error in wrong] == [False, True, True, False]
 
 
 class TestEveryFormatsSize:
