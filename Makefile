@@ -9,7 +9,7 @@ comma := ,
 # One stamp a set of extras: asking for another set installs it into the same environment.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: flowers test starter drill drill-kills lint clean
+.PHONY: flowers test starter drill drill-requests drill-kills lint clean
 
 flowers: $(INSTALLED)  ## fine-tune AlexNet on flowers
 	$(BIN)/python recipes/finetune_flowers.py
@@ -27,6 +27,9 @@ starter: $(INSTALLED)  ## the starter weights once more, from TINY_IMAGENET=tiny
 
 drill: $(INSTALLED)  ## ten thousand damaged weights files
 	$(BIN)/python -m pytest -m drill -s tests/drills/test_mutated_weights.py
+
+drill-requests: $(INSTALLED)  ## a hundred thousand damaged requests to an exported model
+	$(BIN)/python -m pytest -m drill -s tests/drills/test_hostile_requests.py
 
 drill-kills: $(INSTALLED)  ## a hundred training runs, killed and started again
 	$(BIN)/python -m pytest -m drill -s tests/drills/test_kills.py

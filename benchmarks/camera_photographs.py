@@ -35,7 +35,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
-from input_pipeline import machine
 from PIL import Image
 
 from alexnet_keras import AlexNet, features
@@ -44,6 +43,7 @@ from alexnet_keras.data.decoding import why_unreadable
 from alexnet_keras.data.folders import read_folder
 from alexnet_keras.data.pipeline import centre_view
 from alexnet_keras.weights import load_weights
+from input_pipeline import machine
 
 ROUNDS = 5
 PHOTOGRAPHS = 8

@@ -10,6 +10,7 @@ from alexnet_keras.training import PRESETS
 from alexnet_keras.variants import VARIANTS
 from alexnet_keras.weights import PUBLISHED
 from classify import main as classify
+from export import main as export
 from feature_cache import main as feature_cache
 from finetune_cars import main as finetune_cars
 from finetune_flowers import main as finetune_flowers
@@ -63,6 +64,7 @@ def test_every_option_that_is_shown_exists(repository):
         ("finetune_cars", finetune_cars),
         ("feature_cache", feature_cache),
         ("classify", classify),
+        ("export", export),
         ("train_imagenet", train_imagenet),
         ("make_tfrecords", make_tfrecords),
     ):

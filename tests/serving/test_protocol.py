@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 import urllib.request
 from base64 import b64encode
 
@@ -10,12 +14,14 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 from alexnet_keras.data import Examples
 from alexnet_keras.evaluation import evaluate
@@ -156,3 +162,45 @@ def test_rest_takes_base64_and_answers_in_json(ports, expected):
         **{"classes": [""] * 3, "scores": [0.0] * 3, "probabilities": [0.0] * 3},
         "error": "not a JPEG, PNG, GIF, BMP or WebP image",
     }
+
+
+class TestTheReadmes:
+    @pytest.fixture
+    def blocks(self, repository):
+        """Its blocks of code about serving, as (language, code)."""
+        text = (repository / "README.md").read_text(encoding="utf-8")
+        section = text[text.index("\n## Serving\n") : text.index("\n## Training from scratch\n")]
+        return re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "rose.jpg").write_bytes(IMAGES[0])
+        return tmp_path
+
+    def test_grpc_client_gets_an_answer(self, blocks, ports, folder, expected):
+        (code,) = [code for kind, code in blocks if kind == "python" and "import grpc" in code]
+        code = code.replace("localhost:8500", f"127.0.0.1:{ports[0]}")
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        label, score = done.stdout.split()
+        assert label == NAMES[expected[0].argmax()]
+        assert float(score) == pytest.approx(expected[0].max(), abs=1e-5)
+
+    @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+    def test_curl_gets_an_answer_like_the_one_shown(self, blocks, ports, folder, expected):
+        (code,) = [code for kind, code in blocks if kind == "sh"]
+        (shown,) = [json.loads(code) for kind, code in blocks if kind == "json"]
+        code = code.replace("localhost:8501", f"127.0.0.1:{ports[1]}")
+        done = subprocess.run(code, shell=True, capture_output=True, text=True, cwd=folder)
+        (row,) = json.loads(done.stdout)["predictions"]
+        assert row["classes"][0] == NAMES[expected[0].argmax()]
+        assert row.keys() == shown["predictions"][0].keys()
+
+    def test_config_is_one(self, blocks):
+        (code,) = [code for _, code in blocks if "model_config_list" in code]
+        parsed = text_format.Parse(code, model_server_config_pb2.ModelServerConfig())
+        (config,) = parsed.model_config_list.config
+        assert config.name == "flowers"
+        assert list(config.model_version_policy.specific.versions) == [1, 2]

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 from PIL import Image
 
+from alexnet_keras import AlexNet, features
 from alexnet_keras.transfer import build_classifier
+from alexnet_keras.weights import from_pixels
 
 NAMES = ("daisy", "rose", "tulip")
 SIDE = 64
@@ -18,9 +20,27 @@ def small_classifier(head: str = "bilinear") -> keras.Model:
     """An AlexNet of full width with random weights, three classes and 64 px."""
     keras.utils.set_random_seed(0)
     model = build_classifier(len(NAMES), variant="torchvision", image_size=SIDE, head=head).model
-    rng = np.random.default_rng(1)
-    last = model.get_layer("fc8")
-    last.kernel.assign(rng.normal(0, 0.3, last.kernel.shape))  # a bilinear head's is zero
+    return with_a_mind(model)
+
+
+def narrow_classifier() -> keras.Model:
+    """An AlexNet of a quarter of the width with fc6 and fc7, three classes and 64 px."""
+    keras.utils.set_random_seed(0)
+    shape = (SIDE, SIDE, 3)
+    net = AlexNet(classes=len(NAMES), input_shape=shape, variant="torchvision", width=0.25)
+    return with_a_mind(from_pixels(net))
+
+
+def with_a_mind(model: keras.Model) -> keras.Model:
+    """The same with random weights in fc8 whose logits have a standard deviation of 1."""
+    net = next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
+    last = net.get_layer("fc8")
+    before = features(model, [net.layers[-2].name])
+    images = np.random.default_rng(0).uniform(0, 255, (16, SIDE, SIDE, 3)).astype(np.float32)
+    (seen,) = before(images).values()
+    seen = np.asarray(seen).reshape(len(images), -1)
+    kernel = np.random.default_rng(1).normal(0, 1, last.kernel.shape)
+    last.kernel.assign(kernel / (seen @ kernel).std())
     return model
 
 
