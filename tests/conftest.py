@@ -48,11 +48,11 @@ def _shared(*parts: str) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def flower_photos() -> Path:
     return _shared("data", "flower_photos")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torchvision_trunk() -> Path:
     return _shared("weights", "torchvision_alexnet_conv_hwio.npz")

@@ -16,7 +16,7 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.evaluation import centre_batches, evaluate
 from alexnet_keras.feature_extraction import features
 from alexnet_keras.serving import Limits, ModelCard, export
-from served_model import NAMES, SIDE, picture, small_classifier
+from served_model import NAMES, SIDE, as_example, picture, small_classifier
 
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
@@ -49,12 +49,6 @@ def photographs(count, kind=None):
 
 def probabilities_of(model, examples):
     return evaluate(model, examples, mirrored=True).probabilities
-
-
-def as_example(encoded):
-    value = tf.train.BytesList(value=[encoded])
-    feature = {"image/encoded": tf.train.Feature(bytes_list=value)}
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
 def check(answer, expected, top=2):
@@ -140,7 +134,7 @@ def test_all_bad_images_are_answered_too(signatures):
 def test_pixels_that_are_no_numbers_are_told_of(model, signatures):
     pixels = np.full((3, SIDE, SIDE, 3), 100, np.float32)
     pixels[1, 3, 3, 1] = np.nan
-    pixels[2] = 3e38  # finite, and too much for a net
+    pixels[2, 0, 0, 0] = 3e38  # finite, and too much for a net
     answer = signatures["predict_images"](images=tf.constant(pixels))
     assert [error.decode() for error in answer["error"].numpy()] == [
         "",

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mutants import mutant
-from served_model import animated_gif, picture
+from served_model import animated_gif, as_example, picture
 
 MUTANTS, GOOD = 6, 2
 ORIGINALS = [
@@ -33,14 +33,6 @@ ORIGINALS = [
     picture("BMP", 9),
 ]
 SOUND = [picture("JPEG", 20), picture("PNG", 21)]
-
-
-def as_example(encoded: bytes) -> bytes:
-    import tensorflow as tf
-
-    value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
-    features = tf.train.Features(feature={"image/encoded": value})
-    return tf.train.Example(features=features).SerializeToString()
 
 
 def memory() -> int:

@@ -6,6 +6,7 @@ import io
 
 import keras
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from alexnet_keras import AlexNet, features
@@ -61,3 +62,10 @@ def animated_gif(frames: int, side: int) -> bytes:
     shades = [Image.new("P", (side, side), color=i % 2) for i in range(frames)]
     shades[0].save(file, "GIF", save_all=True, append_images=shades[1:], disposal=2, optimize=False)
     return file.getvalue()
+
+
+def as_example(encoded: bytes) -> bytes:
+    """A serialized `tf.Example` with the image where TensorFlow's recipes put it."""
+    value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
+    features = tf.train.Features(feature={"image/encoded": value})
+    return tf.train.Example(features=features).SerializeToString()
