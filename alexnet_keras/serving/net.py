@@ -68,8 +68,8 @@ def served_net(
         constant: whether all weights become constants, for formats that know no variables.
 
     Raises:
-        UserError: the model does not give probabilities of classes, has no fixed input size, no
-            preprocessing or no such layer.
+        UserError: the model does not give probabilities of classes, or no finite ones, has no
+            fixed input size, no preprocessing or no such layer.
     """
     whole = from_pixels(model)
     side = _side(whole)
@@ -88,7 +88,14 @@ def served_net(
     preprocessing = preprocessing_of(both)
     plain = _Plain(both)
     folded = _Folded(both, preprocessing)
-    net = folded if _agree(plain, folded, side, answer) else plain
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, side, side, 3)).astype(np.float32)
+    probabilities = np.asarray(plain(tf.constant(pixels))[answer])
+    if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-2):
+        raise UserError(
+            "A served model gives probabilities, which add up to 1; those of this one add up to "
+            f"{probabilities[0].sum():.3g}. Build it with a softmax, or train it to finite weights."
+        )
+    net = folded if folded.gives(pixels, answer, probabilities) else plain
 
     constants = [
         (variable, variable.numpy())
@@ -96,9 +103,9 @@ def served_net(
         if constant or any(variable is of for of in net.convolved)
     ]
 
-    pixels = tf.TensorSpec((None, side, side, 3), tf.float32, name="images")
+    spec = tf.TensorSpec((None, side, side, 3), tf.float32, name="images")
 
-    @tf.function(input_signature=[pixels], autograph=False)  # traced once, constants and all
+    @tf.function(input_signature=[spec], autograph=False)  # traced once, constants and all
     def look(images: tf.Tensor) -> dict[str, tf.Tensor]:
         given = [(variable, net.value(variable, value)) for variable, value in constants]
         with keras.StatelessScope([(v, tf.constant(value)) for v, value in given]):
@@ -108,7 +115,7 @@ def served_net(
         # The op takes a tenth of the slice's time here; other runtimes have to transpose for it.
         return images[:, :, ::-1] if constant else tf.reverse(images, [2])
 
-    @tf.function(input_signature=[pixels], autograph=False)
+    @tf.function(input_signature=[spec], autograph=False)
     def function(images: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.shape(images)[0]
         both = tf.concat([images, mirror(images)], 0) if mirrored else images
@@ -178,14 +185,12 @@ class _Folded(_Plain):
         rows = tf.reshape(pixels, [-1, height, width * channels]) - mean
         return super().__call__(tf.reshape(rows, [-1, height, width, channels]))
 
-
-def _agree(plain: _Plain, folded: _Folded, side: int, answer: str) -> bool:
-    """Whether both nets are the same function: another kernel may have three channels too."""
-    pixels = np.random.default_rng(0).uniform(0, 255, (1, side, side, 3)).astype(np.float32)
-    kernels = [(kernel, folded.value(kernel, kernel.numpy())) for kernel in folded.first]
-    with keras.StatelessScope([(kernel, tf.constant(value)) for kernel, value in kernels]):
-        ours = folded(tf.constant(pixels))[answer]
-    return bool(np.allclose(ours, plain(tf.constant(pixels))[answer], atol=_SAME))
+    def gives(self, pixels: np.ndarray, answer: str, expected: np.ndarray) -> bool:
+        """Whether it is the same function: another kernel than the first may see three channels."""
+        kernels = [(kernel, self.value(kernel, kernel.numpy())) for kernel in self.first]
+        with keras.StatelessScope([(kernel, tf.constant(value)) for kernel, value in kernels]):
+            found = self(tf.constant(pixels))[answer]
+        return bool(np.allclose(found, expected, atol=_SAME))
 
 
 def _side(model: keras.Model) -> int:

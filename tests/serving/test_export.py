@@ -16,6 +16,7 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.evaluation import centre_batches, evaluate
 from alexnet_keras.feature_extraction import features
 from alexnet_keras.serving import Limits, ModelCard, export
+from alexnet_keras.training import choose_strategy
 from served_model import NAMES, SIDE, as_example, picture, small_classifier
 
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -198,7 +199,9 @@ class TestBesideTheGraph:
             answer = signatures[request.model_spec.signature_name](**inputs)
             if "error" in answer:
                 assert not any(answer["error"].numpy())
-            seen.add((request.model_spec.signature_name, len(next(iter(inputs.values())))))
+            inputs.pop("k", None)
+            ((batch, *_),) = [value.shape for value in inputs.values()]
+            seen.add((request.model_spec.signature_name, batch))
         assert seen == {(name, count) for name in signatures for count in (1, 8)}
 
     def test_is_a_card_that_says_what_is_known(self, model, tmp_path):
@@ -224,6 +227,15 @@ class TestBesideTheGraph:
 
     def test_is_a_card_of_nothing_known(self, version):
         assert "| accuracy | not recorded |" in (version / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_model_on_two_devices_is_exported_as_one(tmp_path):
+    with choose_strategy("mirrored", 2).scope():
+        model = small_classifier()
+    signature = tf.saved_model.load(str(export(model, tmp_path, NAMES))).signatures
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, SIDE, SIDE, 3)).astype(np.float32)
+    found = signature["predict_images"](images=tf.constant(pixels))["probabilities"]
+    np.testing.assert_allclose(found, small_classifier()(pixels), atol=1e-5)
 
 
 def test_versions_grow_and_other_entries_are_left_alone(model, tmp_path):

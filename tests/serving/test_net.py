@@ -36,7 +36,7 @@ def narrow(variant):
 def folds(model):
     both = features(model, ["fc8"])
     folded = net_module._Folded(both, net_module.preprocessing_of(both))
-    return net_module._agree(net_module._Plain(both), folded, SIDE, "fc8")
+    return folded.gives(pixels(), "fc8", np.asarray(both(pixels())["fc8"]))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -123,3 +123,13 @@ def test_another_layer_that_sees_three_channels_is_left_alone():
 def test_what_is_no_classifier_is_refused(options, said):
     with pytest.raises(UserError, match=said):
         served_net(AlexNet(**options))
+
+
+def test_what_gives_no_probabilities_is_refused():
+    logits = AlexNet(classes=3, input_shape=(SIDE, SIDE, 3), classifier_activation=None, width=0.1)
+    with pytest.raises(UserError, match="add up to 1; those of this one add up to"):
+        served_net(logits)
+    lost = narrow("caffe")
+    lost.get_layer("fc8").bias.assign([np.nan] * 3)
+    with pytest.raises(UserError, match="add up to nan"):
+        served_net(lost)
