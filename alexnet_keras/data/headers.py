@@ -17,7 +17,7 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 NOT_AN_IMAGE = "not a JPEG, PNG, GIF, BMP or WebP image"
 
 # Blocks of a GIF that are walked through for its first frame. A block holds at most 255 bytes.
-_GIF_BLOCKS = 2**15
+_GIF_BLOCKS = 2**16
 
 
 def traced_once(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:

@@ -30,7 +30,7 @@ class Limits:
 
     Attributes:
         encoded_bytes: the most bytes of the encoded image.
-        pixels: the most pixels, height times width. A pixel takes 3 to 16 bytes while it is
+        pixels: the most pixels, height times width. A pixel takes up to 18 bytes while it is
             decoded, depending on the format.
         scans: the most passes over a JPEG's pixels. Cameras and the web make 1 to 12.
     """
@@ -90,17 +90,18 @@ def read_images(
     return Read(pixels[:most], places[:most], tf.ensure_shape(errors, [None]))
 
 
-def read_examples(
-    examples: tf.Tensor, view: Callable[[tf.Tensor], tf.Tensor], side: int, limits: Limits
-) -> Read:
-    """As `read_images`, of serialized `tf.Example`s (requests,) with the key `EXAMPLE_KEY`."""
+def read_examples(examples: tf.Tensor, read_images: Callable[[tf.Tensor], Read]) -> Read:
+    """What `read_images` reads of the images in serialized `tf.Example`s (requests,).
+
+    They are bytes, one each, under `EXAMPLE_KEY`.
+    """
 
     def image(example: tf.Tensor) -> tf.Tensor:
         feature = tf.io.FixedLenFeature((), tf.string)
         return tf.io.parse_single_example(example, {EXAMPLE_KEY: feature})[EXAMPLE_KEY]
 
     places, images = _those_that_work(examples, image, "")
-    read = read_images(_spread(places, images, ""), view, side, limits)
+    read = read_images(_spread(places, images, ""))
     parsed = _spread(places, tf.ones_like(places, tf.bool), False)
     return read._replace(
         errors=tf.where(parsed, read.errors, f"no tf.Example with one {EXAMPLE_KEY}")

@@ -56,19 +56,23 @@ def signatures(
             "error": errors,
         }
 
-    def of_read(read: Read, k: int | tf.Tensor = top) -> dict[str, Any]:
-        probabilities = net.function(read.pixels)["probabilities"]
-        return ranked(read.spread(probabilities), read.errors == "", read.errors, k)
+    @tf.function(input_signature=[_IMAGES], autograph=False)  # traced once for all signatures
+    def read(images: tf.Tensor) -> Read:
+        return read_images(images, view, side, limits)
+
+    def of_read(found: Read, k: int | tf.Tensor = top) -> dict[str, Any]:
+        probabilities = net.function(found.pixels)["probabilities"]
+        return ranked(found.spread(probabilities), found.errors == "", found.errors, k)
 
     def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return of_read(read_images(images, view, side, limits))
+        return of_read(read(images))
 
     def predict_top(images: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         k = tf.clip_by_value(k, 1, len(labels))
-        return of_read(read_images(images, view, side, limits), k)
+        return of_read(read(images), k)
 
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        answer = of_read(read_examples(inputs, view, side, limits))
+        answer = of_read(read_examples(inputs, read))
         # The API takes these two and refuses a signature with more.
         return {name: answer[name] for name in ("classes", "scores")}
 
@@ -83,9 +87,9 @@ def signatures(
         return ranked(probabilities, tf.fill([tf.shape(images)[0]], True), "", top)
 
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        read = read_images(images, view, side, limits)
-        embedding = read.spread(net.function(read.pixels)["embedding"])
-        return {"embedding": embedding, "error": read.errors}
+        found = read(images)
+        embedding = found.spread(net.function(found.pixels)["embedding"])
+        return {"embedding": embedding, "error": found.errors}
 
     def traced(function: Callable[..., Any], *inputs: tf.TensorSpec) -> Any:
         return tf.function(function, input_signature=inputs, autograph=False)

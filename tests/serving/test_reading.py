@@ -32,7 +32,8 @@ def read(images):
 
 @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
 def read_from_examples(examples):
-    return read_examples(examples, view, SIDE, SMALL)._asdict()
+    found = read_examples(examples, lambda images: read_images(images, view, SIDE, SMALL))
+    return found._asdict()
 
 
 def errors_of(*images):
