@@ -66,14 +66,14 @@ class ModelCard:
                 f"{right:.1%} (95%: {low:.1%} to {high:.1%}) of {images} photographs of "
                 f"{metrics['dataset']} that neither training nor any choice of the run has seen"
             ),
-            weights="random numbers" if weights == "none" else weights,
+            weights="random numbers" if _random(weights) else weights,
             licence=licence(weights, variant),
         )
 
 
 def licence(weights: str, variant: str | None = None) -> str:
     """The terms of pretrained weights, by name or path, as far as they are known."""
-    if weights == "none":
+    if _random(weights):
         return "there were none; what the training photographs' terms ask for"
     if weights == "starter":
         return (
@@ -92,6 +92,10 @@ def licence(weights: str, variant: str | None = None) -> str:
         terms = " or ".join(dict.fromkeys(one.licence for one in published))
         return f"{terms} ({published[0].source}); ImageNet's own terms may bind them too"
     return f"whatever the file {name} came with; this package does not know it"
+
+
+def _random(weights: str) -> bool:
+    return weights.partition(" ")[0] == "none"  # as the recipes record it, perhaps with a remark
 
 
 def written_card(
