@@ -7,7 +7,8 @@ Each runtime has a process of its own, which loads the same weights and then wai
 turns, round after round, so that what else the machine does hits all alike. From pixels: float32
 (batch, side, side, 3) to probabilities. From JPEG: the content of files to probabilities; the
 SavedModel decodes in its graph, the others with Pillow in as many threads as there are cores, which
-gives the same to within a level. Before anything is timed, all answers are compared with Keras's.
+gives the same to within a level (for photographs not much larger than the net's input: of large
+ones the graph decodes less). Before anything is timed, all answers are compared with Keras's.
 
 The model has to be one of `finetune_flowers.py` with torchvision's convolutions and the default
 head, which is written in PyTorch too (`torch_twin.py`; frozen TorchScript, optimized for
@@ -198,6 +199,7 @@ def main() -> None:
             processes.Process(
                 target=work, args=(runtime, folder, view, theirs), daemon=True
             ).start()
+            theirs.close()  # or the end of its process would not be noticed
             ends[runtime] = ours
         for runtime, end in ends.items():
             for kind in ("pixels", "JPEG"):
@@ -212,12 +214,14 @@ def main() -> None:
 def measure(ends: dict[str, Any], rounds: int, seconds: float) -> dict[tuple, np.ndarray]:
     """Median seconds of a call, (rounds,), by runtime, kind and batch."""
     found: dict[tuple, list[float]] = {}
+    order = list(ends)
     for number in range(rounds):
+        order.append(order.pop(0))  # none always follows the same one
         for kind in ("pixels", "JPEG"):
             for batch in BATCHES:
-                for runtime, end in ends.items():
-                    end.send((kind, batch, seconds))
-                    found.setdefault((runtime, kind, batch), []).append(end.recv())
+                for runtime in order:
+                    ends[runtime].send((kind, batch, seconds))
+                    found.setdefault((runtime, kind, batch), []).append(ends[runtime].recv())
         print(f"  round {number + 1} of {rounds}", flush=True)
     return {key: np.array(values) for key, values in found.items()}
 

@@ -136,8 +136,9 @@ class ExportOptions:
     export_dir: Path | None
     mirror: bool | None
     top: int
-    max_megabytes: float
-    max_megapixels: float
+    max_megabytes: int
+    max_megapixels: int
+    max_images: int
     embedding: str | None
     warm_up: tuple[Path, ...]
     calibration_images: int
@@ -442,15 +443,21 @@ _EXPORT = [
     ),
     click.option(
         "--max-megabytes",
-        type=click.FloatRange(0, min_open=True),
-        default=20.0,
+        type=click.IntRange(1, 2047),
+        default=20,
         help="Refuse larger files, in 2**20 bytes.",
     ),
     click.option(
         "--max-megapixels",
-        type=click.FloatRange(0, min_open=True),
-        default=50.0,
+        type=click.IntRange(1, 4294),
+        default=50,
         help="Refuse larger images by their header, in millions of pixels.",
+    ),
+    click.option(
+        "--max-images",
+        type=click.IntRange(1),
+        default=256,
+        help="Refuse what comes after so many images of one request.",
     ),
     click.option(
         "--embedding",
@@ -580,6 +587,35 @@ def read_given(path: Path, option: str) -> bytes:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); give another file with {option}."
         ) from error
+
+
+def read_lines(path: Path, option: str) -> list[str]:
+    """The lines of a text file in UTF-8 that was given with `option`.
+
+    Raises:
+        UserError: it cannot be read, or is no such text.
+    """
+    from alexnet_keras import UserError
+
+    try:
+        return read_given(path, option).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8; save it as such for {option}.") from error
+
+
+def read_photograph(path: Path, option: str) -> bytes:
+    """The content of an image file that was given with `option`.
+
+    Raises:
+        UserError: it cannot be read, or is no image.
+    """
+    from alexnet_keras import UserError
+    from alexnet_keras.data.decoding import why_unreadable
+
+    content = read_given(path, option)
+    if (reason := why_unreadable(content)) is not None:
+        raise UserError(f"{path} cannot be read ({reason}); give another photograph with {option}.")
+    return content
 
 
 @contextmanager

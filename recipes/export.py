@@ -10,7 +10,7 @@ python recipes/export.py MODEL.keras --format onnx --format onnx-int8
 
 from pathlib import Path
 
-from command_line import ExportOptions, exporting_recipe, read_given
+from command_line import ExportOptions, exporting_recipe, read_lines, read_photograph
 
 
 @exporting_recipe("export")
@@ -18,15 +18,16 @@ def main(options: ExportOptions) -> None:
     import numpy as np
 
     from alexnet_keras import UserError, serving
-    from alexnet_keras.data import prepare_splits
+    from alexnet_keras.data import prepare_splits, prepare_training
     from alexnet_keras.evaluation import centre_batches, evaluate
     from alexnet_keras.runs import load_model, read_run
 
     model = load_model(options.model)
+    serving.check_servable(model)
     run = read_run(options.model.parent)
     labels = run.metrics.get("class_names", [])
     if options.labels is not None:
-        labels = read_given(options.labels, "--labels").decode(errors="replace").splitlines()
+        labels = read_lines(options.labels, "--labels")
     if len(labels) != model.output_shape[-1]:
         raise UserError(
             f"{options.model} has {model.output_shape[-1]} outputs and {len(labels)} labels; give "
@@ -42,11 +43,12 @@ def main(options: ExportOptions) -> None:
             mirrored=mirrored,
             top=options.top,
             limits=serving.Limits(
-                encoded_bytes=int(options.max_megabytes * 2**20),
-                pixels=int(options.max_megapixels * 1e6),
+                encoded_bytes=options.max_megabytes * 2**20,
+                pixels=options.max_megapixels * 10**6,
+                images=options.max_images,
             ),
             embedding=options.embedding,
-            photographs=[read_given(path, "--warm-up") for path in options.warm_up],
+            photographs=[read_photograph(path, "--warm-up") for path in options.warm_up],
             card=serving.ModelCard.of_run(run.metrics, run.options.get("variant")),
         )
         print(version)
@@ -59,7 +61,11 @@ def main(options: ExportOptions) -> None:
             trained_on = {"dataset": None, "data_dir": options.data_dir, "val_dir": None}
         if not any(trained_on.values()):
             raise UserError("int8 is calibrated on photographs; give them with --data-dir.")
-        splits, _ = prepare_splits(**trained_on, say=lambda sentence: None, verbose=0)
+        if run.recipe == "train_imagenet":  # which splits by name alone, and reads no image first
+            splits = prepare_training(**trained_on)
+        else:
+            allow_bad = run.options.get("allow_bad", False)
+            splits, _ = prepare_splits(**trained_on, allow_bad=allow_bad)
         if list(splits.train.class_names) != list(labels):
             raise UserError(
                 f"The photographs show {', '.join(splits.train.class_names)}, and the labels are "

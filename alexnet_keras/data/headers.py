@@ -16,8 +16,9 @@ UNKNOWN = len(FORMATS)
 JPEG_MAGIC = b"\xff\xd8\xff"
 NOT_AN_IMAGE = "not a JPEG, PNG, GIF, BMP or WebP image"
 
-# Blocks of a GIF that are walked through for its first frame. A block holds at most 255 bytes.
-_GIF_BLOCKS = 2**16
+# Blocks of a GIF that are walked through for its first frame, at most and at least. They hold up to
+# 255 bytes and encoders fill them: of bytes, half as many may be in a block on average.
+_GIF_BLOCKS = (2**10, 2**16)
 
 
 def traced_once(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
@@ -84,13 +85,17 @@ def _shape_of_others(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def more_scans_than(encoded: tf.Tensor, most: int) -> tf.Tensor:
-    """Whether a JPEG has more than so many scans, a few more or less where it holds a thumbnail.
+    """Whether a JPEG has more than so many scans, those of a thumbnail within it included.
 
     Each scan of a progressive JPEG is a pass over all of its pixels, and may take a few bytes.
     """
-    # Within a scan 0xFF is followed by 0 or by a restart marker: this one begins another.
-    parts = tf.raw_ops.StringSplitV2(input=[encoded], sep=b"\xff\xda", maxsplit=most + 1)
-    return tf.size(parts.values) > most + 1
+    # A scan header says its length, 6 and 2 for each component, and their number: without both
+    # the two bytes of its marker would be found by chance in what follows the image.
+    scans = [
+        tf.size(tf.raw_ops.StringSplitV2(input=[encoded], sep=header, maxsplit=most + 1).values) - 1
+        for header in (bytes([0xFF, 0xDA, 0, 6 + 2 * count, count]) for count in (1, 2, 3, 4))
+    ]
+    return tf.add_n(scans) > most
 
 
 def first_frame(encoded: tf.Tensor) -> tf.Tensor:
@@ -135,7 +140,7 @@ def _first_frame(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         more,
         step,
         (13 + table(byte(10)), tf.constant(False), tf.constant(-1)),
-        maximum_iterations=_GIF_BLOCKS,
+        maximum_iterations=tf.minimum(_GIF_BLOCKS[0] + total // 128, _GIF_BLOCKS[1]),
     )
     at = require((at >= total) | ~chained, "GIF with too many blocks", at)
     whole = (image >= 0) & ~chained & (at <= total)

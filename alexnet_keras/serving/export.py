@@ -95,6 +95,10 @@ def export(
     if preprocessing is not None:
         model.preprocessing = preprocessing
     check_writable(path, "--export-dir")
+    # What JSON and a line can hold: names of folders may be any bytes.
+    labels = [
+        label.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n") for label in labels
+    ]
     net = served_net(model, mirrored=mirrored, embedding=embedding)
     limits = limits or Limits()
     top = min(top, len(labels))
@@ -106,12 +110,12 @@ def export(
             folder / WARM_UP, path.name, [*photographs] or [drawn_photograph(net.side)], net.side
         )
         text = written_card(card, path.name, labels, net, mirrored, top, limits)
-        (folder / CARD).write_text(text, encoding="utf-8")
+        (folder / CARD).write_text(text, "utf-8", "backslashreplace")
 
-    return written_version(path, write)
+    return _written_version(path, write)
 
 
-def written_version(path: Path, write: Callable[[Path], None]) -> Path:
+def _written_version(path: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write` fill a folder, which then becomes the next version in `path`.
 
     Raises:
@@ -162,7 +166,7 @@ def _write_graph(
     asset = folder.with_name(f"{folder.name}-assets") / LABELS
     asset.parent.mkdir(exist_ok=True)
     try:
-        asset.write_text("".join(f"{label}\n" for label in labels), "utf-8", "surrogateescape")
+        asset.write_text("".join(f"{label}\n" for label in labels), "utf-8")
         module.labels = tf.saved_model.Asset(str(asset))
         tf.saved_model.save(module, str(folder), signatures=functions)
     finally:

@@ -18,6 +18,8 @@ from alexnet_keras.weights import PUBLISHED, Preprocessing, published_keys
 CARD = "README.md"
 
 _UNKNOWN = "not recorded"
+#: what the card says of a run, as `metrics.json` calls it
+_MEASURED = {"val_images", "val_top1", "weights", "train_images", "dataset", "classes"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,8 @@ class ModelCard:
         Args:
             metrics: the contents of its `metrics.json`; nothing is known of a run without.
             variant: of the net.
-
-        Raises:
-            KeyError: a part of `metrics` is missing.
         """
-        if not metrics:
+        if not metrics.keys() >= _MEASURED:
             return cls()
         images, right = metrics["val_images"], metrics["val_top1"]
         low, high = wilson_interval(right * images, images)
@@ -109,7 +108,9 @@ def written_card(
 ) -> str:
     """The page, in Markdown."""
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("tensorflow", "keras"))
-    shown = ", ".join(labels[:40]) + (f" and {len(labels) - 40} more" if len(labels) > 40 else "")
+    shown = ", ".join(_cell(label) for label in labels[:40]) + (
+        f" and {len(labels) - 40} more" if len(labels) > 40 else ""
+    )
     looks = "the mean of the photograph's and its mirror's" if mirrored else "the photograph's"
     return f"""# {name}
 
@@ -119,11 +120,11 @@ with {versions}.
 | | |
 |---|---|
 | classes | {len(labels)}: {shown} |
-| trained on | {card.data} |
-| accuracy | {card.accuracy} |
-| weights began as | {card.weights} |
-| their licence | {card.licence} |
-| meant for | {card.intended_use} |
+| trained on | {_cell(card.data)} |
+| accuracy | {_cell(card.accuracy)} |
+| weights began as | {_cell(card.weights)} |
+| their licence | {_cell(card.licence)} |
+| meant for | {_cell(card.intended_use)} |
 | answer | probabilities, {looks}; {top} labels, best first |
 
 ## What a client sends
@@ -166,6 +167,11 @@ def described_view(preprocessing: Preprocessing, side: int) -> str:
         "the image is turned as its EXIF says, transparency becomes white, "
         f"{what} resized to {resized} pixels (bilinear, antialiased){cut}."
     )
+
+
+def _cell(text: str) -> str:
+    """The text as it can stand in a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -195,7 +195,13 @@ class _Folded(_Plain):
 
 def _side(model: keras.Model) -> int:
     shape, outputs = model.input_shape, model.output_shape
-    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) != 4
+        or shape[1] is None
+        or shape[1] != shape[2]
+        or shape[3] != 3
+    ):
         raise UserError(
             f"A served model takes squares of RGB pixels of one size; this one takes {shape}. "
             "Build it with an image size."
@@ -208,6 +214,17 @@ def _side(model: keras.Model) -> int:
     return shape[1]
 
 
+def check_servable(model: keras.Model) -> None:
+    """Whether a model has the inputs and outputs of a classifier.
+
+    Raises:
+        UserError: it has not.
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise UserError("A model that was never built cannot be served; call it once before.")
+    _side(model)
+
+
 def _nested(model: keras.Model) -> keras.Model:
     """The net itself, where it stands behind its preprocessing as a model of its own."""
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
@@ -216,7 +233,8 @@ def _nested(model: keras.Model) -> keras.Model:
 
 def _names(model: keras.Model) -> set[str]:
     """Names of layers; those of both towers also by the name that they have in common."""
-    names = {layer.name for layer in model.layers}
+    inputs = (keras.layers.InputLayer, InputPreprocessing)
+    names = {layer.name for layer in model.layers if not isinstance(layer, inputs)}
     joined = {name[:-1] for name in names if set(halves(name[:-1])) <= names}
     return names | joined
 

@@ -202,7 +202,7 @@ def _checked(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     if path.suffix != suffix:
         raise UserError(f"The file has to end in {suffix}; received {path}.")
-    check_writable(path.parent, "another path")
+    check_writable(path.parent, "a copy of the model in it")
     return path
 
 

@@ -26,18 +26,28 @@ EXAMPLE_KEY = "image/encoded"
 
 @dataclass(frozen=True)
 class Limits:
-    """What one encoded image of a request may cost. What is over is refused by its header alone.
+    """What the images of a request may cost. What is over is refused before it is decoded.
 
     Attributes:
         encoded_bytes: the most bytes of the encoded image.
         pixels: the most pixels, height times width. A pixel takes up to 18 bytes while it is
             decoded, depending on the format.
         scans: the most passes over a JPEG's pixels. Cameras and the web make 1 to 12.
+        images: the most images of one request; those after them are refused.
+
+    Raises:
+        ValueError: one of them is less than 1.
     """
 
     encoded_bytes: int = 20 * 2**20
     pixels: int = 50_000_000
     scans: int = 100
+    images: int = 256
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name}={value!r} is not at least 1.")
 
 
 class Read(NamedTuple):
@@ -77,11 +87,14 @@ def read_images(
         return view(require(_refusal(encoded, limits) == "", "refused", encoded))
 
     count = tf.size(images, out_type=tf.int64)
+    within = tf.range(count) < limits.images
+    images = tf.where(within, images, "")
     places, pixels = _those_that_work(images, decoded, tf.zeros((side, side, 3)))
 
     def why_not() -> tf.Tensor:
         refused = _spread(*_those_that_work(images, lambda one: _refusal(one, limits), ""), "")
         why = tf.where(refused == "", _damaged(images), refused)
+        why = tf.where(within, why, f"more than {limits.images} images; send fewer at a time")
         return tf.where(_spread(places, tf.ones_like(places, tf.bool), False), "", why)
 
     read = tf.size(places, out_type=tf.int64) - 1  # the last is what was appended
@@ -96,11 +109,7 @@ def read_examples(examples: tf.Tensor, read_images: Callable[[tf.Tensor], Read])
     They are bytes, one each, under `EXAMPLE_KEY`.
     """
 
-    def image(example: tf.Tensor) -> tf.Tensor:
-        feature = tf.io.FixedLenFeature((), tf.string)
-        return tf.io.parse_single_example(example, {EXAMPLE_KEY: feature})[EXAMPLE_KEY]
-
-    places, images = _those_that_work(examples, image, "")
+    places, images = _those_that_work(examples, _image_of_example, "")
     read = read_images(_spread(places, images, ""))
     parsed = _spread(places, tf.ones_like(places, tf.bool), False)
     return read._replace(
@@ -140,6 +149,26 @@ def _those_that_work(
     return tried.get_single_element()
 
 
+def _image_of_example(example: tf.Tensor) -> tf.Tensor:
+    """The bytes under `EXAMPLE_KEY`; raises if there are none, or several.
+
+    Not by `tf.io.parse_single_example`: in TensorFlow 2.21 a string whose length is damaged makes
+    it write outside its memory. This one parses by protobuf itself.
+    """
+
+    def within(message: tf.Tensor, kind: str, *names: str) -> list[tf.Tensor]:
+        strings = [tf.string] * len(names)
+        return tf.io.decode_proto(message, f"tensorflow.{kind}", names, strings)[1]
+
+    (features,) = within(example, "Example", "features")
+    (entries,) = within(features, "Features", "feature")
+    keys, values = within(tf.reshape(entries, [-1]), "Features.FeatureEntry", "key", "value")
+    (lists,) = within(values[keys == EXAMPLE_KEY], "Feature", "bytes_list")
+    (images,) = within(tf.reshape(lists, [-1]), "BytesList", "value")
+    images = require(tf.size(images) == 1, "not one image", images)
+    return tf.reshape(images, [])
+
+
 def _spread(places: tf.Tensor, values: tf.Tensor, other: str | bool) -> tf.Tensor:
     """What `_those_that_work` gives, of scalars, as one for each request: `other` for the rest."""
     filled = tf.fill([places[-1] + 1], other)
@@ -148,7 +177,7 @@ def _spread(places: tf.Tensor, values: tf.Tensor, other: str | bool) -> tf.Tenso
 
 def _refusal(encoded: tf.Tensor, limits: Limits) -> tf.Tensor:
     """Why an image is not even decoded; empty if it is. Raises where its header is damaged."""
-    size = tf.strings.length(encoded)
+    size = tf.cast(tf.strings.length(encoded), tf.int64)
 
     def said(*parts: str | tf.Tensor) -> tf.Tensor:
         return tf.strings.join(

@@ -35,7 +35,7 @@ def signatures(
         view: from one encoded image to what the net sees of it, float32 (side, side, 3).
     """
     side = net.side
-    names = tf.constant([label.encode("utf-8", "backslashreplace") for label in labels])
+    names = tf.constant(list(labels))
 
     def ranked(
         probabilities: tf.Tensor, read: tf.Tensor, errors: tf.Tensor | str, k: int | tf.Tensor
@@ -80,7 +80,7 @@ def signatures(
         probabilities = net.function(images)["probabilities"]
         # One pass: whatever is no finite number makes the sum none.
         finite = tf.math.is_finite(tf.reduce_sum(images, axis=[1, 2, 3]))
-        return ranked(probabilities, finite, "pixels that are no finite numbers", top)
+        return ranked(probabilities, finite, "pixels that are no numbers, or far too large", top)
 
     def predict_images_uint8(images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = net.function(tf.cast(images, tf.float32))["probabilities"]

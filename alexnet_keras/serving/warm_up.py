@@ -23,7 +23,9 @@ BATCHES = (1, 8)
 
 
 def write_warm_up(file: Path, name: str, photographs: Sequence[bytes], side: int) -> None:
-    """Writes a TFRecord of `PredictionLog`s, some for each signature.
+    """Writes a TFRecord of `PredictionLog`s, some for each signature but `predict_top`.
+
+    Its `k` is a scalar, which a server that batches refuses, and with it the version.
 
     Args:
         name: the served model's.
@@ -52,7 +54,6 @@ def _logs(
         images = [photographs[i % len(photographs)] for i in range(count)]
         pixels = np.zeros((count, side, side, 3), np.uint8)
         yield log("serving_default", images=images)
-        yield log("predict_top", images=images, k=np.int32(1))
         yield log("predict_images", images=pixels.astype(np.float32))
         yield log("predict_images_uint8", images=pixels)
         yield log("embed", images=images)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,20 +67,25 @@ def test_a_runs_model_becomes_the_next_version_of_what_it_serves(run_folder, mon
 
 
 def test_limits_labels_and_looks_can_be_given(run_folder, tmp_path):
-    (tmp_path / "labels.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n", encoding="utf-8-sig")
+    (tmp_path / "warm.jpg").write_bytes(picture())
     (run_folder / "metrics.json").unlink()
     result = invoke(
         *(run_folder / "model.keras", "--export-dir", tmp_path / "served", "--no-mirror"),
-        *("--labels", tmp_path / "labels.txt", "--max-megapixels", 0.02),
-        *("--embedding", "conv4", "--warm-up", tmp_path / "labels.txt"),
+        *("--labels", tmp_path / "labels.txt", "--max-megapixels", 1, "--max-images", 3),
+        *("--embedding", "conv4", "--warm-up", tmp_path / "warm.jpg"),
     )
     assert result.exit_code == 0, result.output
     signatures = tf.saved_model.load(str(tmp_path / "served" / "1")).signatures
-    images = tf.constant([picture(size=(100, 100)), picture(size=(200, 200))])
+    small, large = picture(size=(100, 100)), picture(size=(1100, 1000))
+    images = tf.constant([small, large, small, small])
     answer = signatures["serving_default"](images=images)
     assert answer["classes"][0, 0] in (b"a", b"b", b"c")
-    assert answer["error"].numpy()[1] == b"200 x 200 pixels; send at most 20000 of them"
-    assert signatures["embed"](images=images)["embedding"].shape == (2, 256)
+    assert [error.decode() for error in answer["error"].numpy()] == [
+        *("", "1100 x 1000 pixels; send at most 1000000 of them", ""),
+        "more than 3 images; send fewer at a time",
+    ]
+    assert signatures["embed"](images=images)["embedding"].shape == (4, 256)
 
 
 def test_other_formats_are_measured_on_the_photographs_kept_for_that(run_folder):
@@ -108,6 +114,32 @@ class TestMistakes:
     def test_a_file_that_is_no_model(self, tmp_path):
         (tmp_path / "model.keras").write_bytes(b"PK nothing")
         assert "is no Keras model that can be loaded" in self.refused(tmp_path / "model.keras")
+
+    def test_a_model_that_is_no_classifier(self, run_folder):
+        shapes = {"odd": (SIDE, 32, 3), "unknown": (None, None, 3)}
+        for name, shape in shapes.items():
+            image = keras.Input(shape)
+            pooled = keras.layers.GlobalAveragePooling2D()(image)
+            keras.Model(image, pooled).save(run_folder / f"{name}.keras")
+            said = self.refused(run_folder / f"{name}.keras")
+            assert "takes squares of RGB pixels of one size" in said
+        image = keras.Input((SIDE, SIDE, 3))
+        keras.Model(image, [image, image]).save(run_folder / "two.keras")
+        assert "gives probabilities" in self.refused(run_folder / "two.keras")
+
+    def test_labels_in_another_encoding(self, run_folder, tmp_path):
+        (tmp_path / "labels.txt").write_bytes(b"ros\xe9\n")
+        said = self.refused(run_folder / "model.keras", "--labels", tmp_path / "labels.txt")
+        assert "is no text in UTF-8" in said
+
+    def test_a_warm_up_that_is_no_photograph(self, run_folder, tmp_path):
+        (tmp_path / "labels.txt").write_text("text")
+        said = self.refused(run_folder / "model.keras", "--warm-up", tmp_path / "labels.txt")
+        assert "not a JPEG, PNG, GIF, BMP or WebP image" in said
+
+    def test_the_input_is_no_embedding(self, run_folder):
+        said = self.refused(run_folder / "model.keras", "--embedding", "image")
+        assert "no layer 'image' for embeddings" in said
 
     def test_no_labels(self, run_folder):
         (run_folder / "metrics.json").unlink()

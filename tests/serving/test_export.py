@@ -139,7 +139,7 @@ def test_pixels_that_are_no_numbers_are_told_of(model, signatures):
     answer = signatures["predict_images"](images=tf.constant(pixels))
     assert [error.decode() for error in answer["error"].numpy()] == [
         "",
-        "pixels that are no finite numbers",
+        "pixels that are no numbers, or far too large",
         "the net gives no number",
     ]
     assert np.isfinite(answer["probabilities"]).all()
@@ -199,10 +199,11 @@ class TestBesideTheGraph:
             answer = signatures[request.model_spec.signature_name](**inputs)
             if "error" in answer:
                 assert not any(answer["error"].numpy())
-            inputs.pop("k", None)
             ((batch, *_),) = [value.shape for value in inputs.values()]
             seen.add((request.model_spec.signature_name, batch))
-        assert seen == {(name, count) for name in signatures for count in (1, 8)}
+        assert seen == {
+            (name, count) for name in {*signatures} - {"predict_top"} for count in (1, 8)
+        }
 
     def test_is_a_card_that_says_what_is_known(self, model, tmp_path):
         metrics = {
@@ -224,6 +225,16 @@ class TestBesideTheGraph:
             "divided by 58.395, 57.12, 57.375",
         ):
             assert part in text
+
+    def test_are_labels_that_a_line_and_json_can_hold(self, model, tmp_path):
+        made = export(model, tmp_path / "flowers", ["a|b", "c\udcff", "d\ne"], top=3)
+        labels = (made / "assets" / "labels.txt").read_text(encoding="utf-8").splitlines()
+        assert labels == ["a|b", "c\\udcff", "d\\ne"]
+        answer = tf.saved_model.load(str(made)).signatures["serving_default"](
+            images=tf.constant([picture()])
+        )
+        assert sorted(one.decode() for one in answer["classes"].numpy()[0]) == labels
+        assert "3: a\\|b, c" in (made / "README.md").read_text(encoding="utf-8")
 
     def test_is_a_card_of_nothing_known(self, version):
         assert "| accuracy | not recorded |" in (version / "README.md").read_text(encoding="utf-8")

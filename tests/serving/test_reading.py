@@ -138,6 +138,32 @@ class TestABomb:
         bomb = progressive[:last] + progressive[last:-2] * 20 + b"\xff\xd9"
         assert errors_of(bomb) == ["JPEG of more than 12 scans; save it anew"]
 
+    def test_of_blocks_that_hold_nothing_is_refused(self):
+        bomb = b"GIF89a" + bytes(7) + b"\x21\xfe" + b"\x01\x20" * 40_000
+        assert errors_of(bomb + picture("GIF")[13:]) == ["damaged GIF"]
+
+    def test_of_many_images_is_cut(self):
+        limits = Limits(images=2)
+        found = read_images(tf.constant([picture()] * 4), view, SIDE, limits)
+        assert found.pixels.shape[0] == 2
+        assert [error.decode() for error in found.errors.numpy()] == [
+            *["", ""],
+            *["more than 2 images; send fewer at a time"] * 2,
+        ]
+
+
+def test_what_follows_a_jpeg_is_not_counted_as_scans():
+    trailer = np.random.default_rng(0).bytes(2**16).replace(b"\0", b"\xff\xda")
+    assert trailer.count(b"\xff\xda") > 100
+    assert errors_of(picture() + trailer) == [""]
+
+
+def test_limits_are_at_least_one_and_may_be_large():
+    with pytest.raises(ValueError, match="pixels=0 is not at least 1"):
+        Limits(pixels=0)
+    huge = Limits(encoded_bytes=2**40, pixels=2**40)
+    assert read_images(tf.constant([picture()]), view, SIDE, huge).errors.numpy().tolist() == [b""]
+
 
 class TestExamples:
     def test_are_read_and_bad_ones_told_of(self):
@@ -160,6 +186,14 @@ class TestExamples:
             *(no_image, b"damaged JPEG", b""),
         ]
         np.testing.assert_array_equal(found["pixels"], np.stack([view(good), view(other)]))
+
+    def test_with_a_length_that_is_damaged_are_refused(self):
+        # tf.io.parse_example dies of it.
+        whole = bytearray(example(**{EXAMPLE_KEY: of_bytes(picture(size=(300, 400)))}))
+        at = whole.index(b"\xff\xd8\xff") - 2
+        whole[at : at + 2] = b"\xd6\xff"
+        found = read_from_examples(tf.constant([bytes(whole)]))
+        assert found["errors"][0] == f"no tf.Example with one {EXAMPLE_KEY}".encode()
 
 
 def test_photographs_are_turned_as_their_exif_says():
