@@ -165,7 +165,8 @@ def _image_of_example(example: tf.Tensor) -> tf.Tensor:
     keys, values = within(tf.reshape(entries, [-1]), "Features.FeatureEntry", "key", "value")
     (lists,) = within(values[keys == EXAMPLE_KEY], "Feature", "bytes_list")
     (images,) = within(tf.reshape(lists, [-1]), "BytesList", "value")
-    images = require(tf.size(images) == 1, "not one image", images)
+    # What is missing comes as an empty string.
+    images = require((tf.size(images) == 1) & tf.reduce_all(images != ""), "not one", images)
     return tf.reshape(images, [])
 
 
