@@ -112,7 +112,7 @@ def main(options: TrainOptions) -> int | None:
             trainer.result,
             options.export_dir,
             classes,
-            card=serving.ModelCard.of_run(metrics, options.variant),
+            card=serving.ModelCard.of_run(metrics),
         )
     run.finish(metrics, exported)
     print(viewing.final_line(metrics, config))
