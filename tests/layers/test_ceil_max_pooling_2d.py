@@ -126,6 +126,7 @@ def test_integers_stay_integers(dtype, jit):
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_net_trains_through_it_under_every_policy(policy, jit):
+    keras.utils.set_random_seed(0)  # of many random nets, one leaves float16's range
     net = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
