@@ -60,8 +60,8 @@ def export(
     its labels are empty, and its numbers 0. A bad image does not fail its batch.
 
     Beside the graph: `assets/labels.txt`; `assets.extra/tf_serving_warmup_requests`, requests of
-    each signature, which TensorFlow Serving runs before it takes others; and `README.md`, the
-    model's card.
+    each signature but `predict_top`, which TensorFlow Serving runs before it takes others; and
+    `README.md`, the model's card.
 
     Args:
         model: a classifier of `transfer.build_classifier`, from pixels to probabilities, or an

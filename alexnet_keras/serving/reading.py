@@ -11,6 +11,7 @@ import tensorflow as tf
 from alexnet_keras.data.headers import (
     FORMATS,
     NOT_AN_IMAGE,
+    UNKNOWN,
     image_format,
     is_jpeg,
     more_scans_than,
@@ -212,7 +213,7 @@ def _refusal(encoded: tf.Tensor, limits: Limits) -> tf.Tensor:
                 size > limits.encoded_bytes,
                 lambda: said(size, f" bytes; send at most {limits.encoded_bytes}"),
             ),
-            (image_format(encoded) == len(FORMATS), lambda: NOT_AN_IMAGE),
+            (image_format(encoded) == UNKNOWN, lambda: NOT_AN_IMAGE),
         ],
         default=by_content,
     )
