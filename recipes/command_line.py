@@ -6,11 +6,12 @@ once.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,19 @@ HEADS = ("auto", "fc", "pooled", "bilinear")
 CROPS = ("centre", "whole")
 FINE_TUNE_PRECISIONS = ("auto", "float32", "bfloat16")
 EXPORT_FORMATS = ("saved-model", "onnx", "onnx-int8", "litert", "litert-int8")
+#: the choices of `transfer.Choices` that have an option of their own
+CHOICE_OPTIONS = (
+    "head",
+    "image_size",
+    "views",
+    "augmentation",
+    "mirror",
+    "batch_size",
+    "unfreeze_from",
+    "head_epochs",
+    "epochs",
+    "learning_rate",
+)
 UNFREEZABLE = ("fc6", "conv5", "conv4", "conv3", "conv2", "conv1")
 
 # What an option becomes that is not given: with pretrained weights, and from random ones.
@@ -71,7 +85,11 @@ class CommonOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneOptions(CommonOptions):
-    """The options of the fine-tuning recipes."""
+    """The options of the fine-tuning recipes.
+
+    Attributes:
+        settings: choices without an option of their own, from `--settings`.
+    """
 
     head: str
     crop: str
@@ -84,6 +102,11 @@ class FineTuneOptions(CommonOptions):
     precision: str
     search_rate: bool
     compare_scratch: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def choices(self) -> dict[str, Any]:
+        """What `transfer.Choices` is made of: the options that are such, and the settings."""
+        return {**{name: getattr(self, name) for name in CHOICE_OPTIONS}, **self.settings}
 
     def resolved(self) -> FineTuneOptions:
         """The same with every default that depends on the weights filled in.
@@ -173,7 +196,7 @@ _VARIANT = click.option(
 )
 
 
-def _dataset(default: str) -> Any:
+def dataset_option(default: str) -> Any:
     return click.option(
         "--dataset",
         type=click.Choice(DATASETS),
@@ -183,7 +206,7 @@ def _dataset(default: str) -> Any:
     )
 
 
-def _crop(default: str) -> Any:
+def crop_option(default: str) -> Any:
     return click.option(
         "--crop",
         type=click.Choice(CROPS),
@@ -193,7 +216,7 @@ def _crop(default: str) -> Any:
     )
 
 
-def _head_epochs(default: int) -> Any:
+def head_epochs_option(default: int) -> Any:
     return click.option(
         "--head-epochs",
         type=click.IntRange(1),
@@ -202,19 +225,19 @@ def _head_epochs(default: int) -> Any:
     )
 
 
-_COMMON = [
-    click.option(
+COMMON_OPTIONS = {
+    "data_dir": click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
         help="Your own photographs, one subfolder a class; takes the place of --dataset.",
     ),
-    click.option(
+    "val_dir": click.option(
         "--val-dir",
         type=click.Path(path_type=Path),
         help="Validation photographs, with the same subfolders as --data-dir.  "
         "[default: a fixed fifth of --data-dir]",
     ),
-    click.option(
+    "weights": click.option(
         "--weights",
         default="auto",
         metavar="auto|none|starter|imagenet|PATH",
@@ -223,53 +246,60 @@ _COMMON = [
         "Keras's cache or can be downloaded, else the starter weights that come with the package, "
         "and says which.",
     ),
-    _VARIANT,
-    click.option(
+    "variant": _VARIANT,
+    "strategy": click.option(
         "--strategy",
         type=click.Choice(STRATEGIES),
         default="auto",
         help="mirrored trains on all GPUs of this machine; auto does so where there are several.",
     ),
-    click.option(
+    "image_size": click.option(
         "--image-size",
         type=click.IntRange(63, 1024),
         help="Side of the square input in pixels.  [default: 256 with a bilinear head, 288 with a "
         "pooled one (128 on the modern net), the published 224 or 227 with fc6 and fc7, 96 from "
         "random weights]",
     ),
-    click.option(
+    "batch_size": click.option(
         "--batch-size",
         type=click.IntRange(1),
         help=f"Photographs a step, over all devices together.  {_either(BATCH_SIZE)}",
     ),
-    click.option(
+    "epochs": click.option(
         "--epochs",
         type=click.IntRange(0),
         help="Passes over the training photographs in the phase that trains convolutions.  "
         f"{_either(EPOCHS)}",
     ),
-    click.option(
+    "seed": click.option(
         "--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Makes a run repeatable."
     ),
-    click.option(
+    "output": click.option(
         "--output",
         type=click.Path(path_type=Path),
         help="Folder for everything that the run leaves.  [default: runs/<recipe>/<time>]",
     ),
-    click.option(
+    "export_dir": click.option(
         "--export-dir",
         type=click.Path(path_type=Path),
         help="Folder for the SavedModel's versions.  [default: saved_models/<recipe>]",
     ),
-    click.option(
+    "allow_bad": click.option(
         "--allow-bad",
         is_flag=True,
         help="Go on even if more than 5% of the images cannot be read.",
     ),
-]
+}
 
-_FINE_TUNE = [
-    click.option(
+FINE_TUNE_OPTIONS = {
+    "settings": click.option(
+        "--settings",
+        type=click.Path(path_type=Path),
+        metavar="best.json",
+        help="Settings that tune_flowers.py has found, in place of defaults; an option that is "
+        "given counts for more.",
+    ),
+    "head": click.option(
         "--head",
         type=click.Choice(HEADS),
         default="auto",
@@ -277,20 +307,20 @@ _FINE_TUNE = [
         "averages of pool5, or a linear classifier on which features of conv3 to conv5 occur "
         "together; auto takes the last with pretrained weights.",
     ),
-    click.option(
+    "mirror": click.option(
         "--mirror/--no-mirror",
         default=True,
         help="Train on left-right mirrors too, and let what is measured and served be the mean of "
         "the photograph's and its mirror's probabilities; not for letters, say.",
     ),
-    click.option(
+    "augmentation": click.option(
         "--augmentation",
         type=click.Choice(AUGMENTATIONS),
         help="Random views for training: shifted crops and PCA colour noise as in 2012, or crops "
         "of random area, with colour jitter (inception; gentle: of at least 70%) or without.  "
         f"{_either(AUGMENTATION)}",
     ),
-    click.option(
+    "unfreeze_from": click.option(
         "--unfreeze-from",
         type=_Layers(),
         default="none",
@@ -299,7 +329,7 @@ _FINE_TUNE = [
         f"{', '.join(UNFREEZABLE)}. Several are a phase each, from the newest to the oldest; none "
         "trains the head only, which is best with a bilinear one.",
     ),
-    click.option(
+    "views": click.option(
         "--views",
         type=click.IntRange(1),
         default=4,
@@ -307,31 +337,31 @@ _FINE_TUNE = [
         "of at least twice as many epochs: their frozen layers see each view once, and what they "
         "give is stored.",
     ),
-    click.option(
+    "learning_rate": click.option(
         "--learning-rate",
         type=click.FloatRange(0, min_open=True),
         help=f"Largest rate in the phase that trains convolutions.  {_either(LEARNING_RATE)}",
     ),
-    click.option(
+    "precision": click.option(
         "--precision",
         type=click.Choice(FINE_TUNE_PRECISIONS),
         default="auto",
         help="What convolutions compute in while training: auto takes bfloat16 where the hardware "
         "has units for it. Measuring and serving are in float32.",
     ),
-    click.option(
+    "search_rate": click.option(
         "--search-rate",
         is_flag=True,
         help="Begin each phase with a range test, which chooses its rate and is plotted in the "
         "report.",
     ),
-    click.option(
+    "compare_scratch": click.option(
         "--compare-scratch",
         is_flag=True,
         help="Then train the same net from random weights, for the same time and on to its own "
         "plateau: the report shows what the pretrained weights are worth.",
     ),
-]
+}
 
 
 _CLASSIFY = [
@@ -505,21 +535,65 @@ def fine_tuning_recipe(
     """
 
     def options(**values: Any) -> FineTuneOptions:
-        given = click.get_current_context().get_parameter_source("dataset")
-        if values["data_dir"] is not None and given is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError("Give either --dataset or --data-dir, not both.")
-        if values["val_dir"] is not None and values["data_dir"] is None:
-            raise click.UsageError("--val-dir needs --data-dir.")
+        check_data_options(values)
         if values["compare_scratch"] and values["weights"] == "none":
             raise click.UsageError("--compare-scratch needs pretrained weights to compare with.")
         values["export_dir"] = values["export_dir"] or Path("saved_models", name)
+        values |= _settings(values["settings"])
         return FineTuneOptions(recipe=name, **values)
 
     return recipe(
         name,
         options,
-        [_dataset(dataset), *_COMMON, _crop(crop), *_FINE_TUNE, _head_epochs(head_epochs)],
+        [
+            dataset_option(dataset),
+            *COMMON_OPTIONS.values(),
+            crop_option(crop),
+            *FINE_TUNE_OPTIONS.values(),
+            head_epochs_option(head_epochs),
+        ],
     )
+
+
+def check_data_options(values: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UsageError: options that name photographs contradict each other.
+    """
+    given = click.get_current_context().get_parameter_source("dataset")
+    if values["data_dir"] is not None and given is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("Give either --dataset or --data-dir, not both.")
+    if values["val_dir"] is not None and values["data_dir"] is None:
+        raise click.UsageError("--val-dir needs --data-dir.")
+
+
+def _settings(path: Path | None) -> dict[str, Any]:
+    """The options that a file of settings changes, `settings` with those that are no options.
+
+    Raises:
+        UsageError: it is no such file, or one of its values is none of the option.
+    """
+    if path is None:
+        return {"settings": {}}
+    context = click.get_current_context()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = dict(found["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = getattr(error, "strerror", None) or "it holds no settings"
+        raise click.UsageError(
+            f"{path} cannot be read ({why}); give the best.json of a search with --settings."
+        ) from error
+    changed: dict[str, Any] = {"settings": {}}
+    options = {option.name: option for option in context.command.params}
+    for name, value in settings.items():
+        if name not in CHOICE_OPTIONS:
+            changed["settings"][name] = value
+        elif context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
+            given = tuple(value) if isinstance(value, list) else value
+            if value is not None:
+                changed[name] = options[name].type.convert(given, options[name], context)
+    return changed
 
 
 def classifying_recipe(

@@ -11,7 +11,7 @@ def fine_tuning(options: FineTuneOptions) -> None:
     import keras
 
     from alexnet_keras import UserError, serving, training, transfer, viewing
-    from alexnet_keras.data import AUGMENTATIONS, Augmentation, prepare_splits
+    from alexnet_keras.data import prepare_splits
     from alexnet_keras.evaluation import evaluate
     from alexnet_keras.runs import Run, check_writable
     from alexnet_keras.weights import automatic_weights
@@ -28,11 +28,9 @@ def fine_tuning(options: FineTuneOptions) -> None:
             "--weights starter, or the path of a file."
         )
     asked, options = options, options.resolved()
-    strategy = training.choose_strategy(options.strategy, options.batch_size)
+    choices = transfer.Choices.of(options.choices())
+    strategy = training.choose_strategy(options.strategy, choices.batch_size)
     precision = training.choose_precision(options.precision)
-
-    def augmentation(name: str) -> Augmentation:
-        return replace(AUGMENTATIONS[name](), mirror=options.mirror)
 
     with run.phase("photographs"):
         splits, skipped = prepare_splits(
@@ -48,25 +46,16 @@ def fine_tuning(options: FineTuneOptions) -> None:
 
     with run.phase("model"), strategy.scope():
         keras.utils.set_random_seed(options.seed)
-        model, variant, head, loaded = transfer.build_classifier(
+        classifier = choices.build(
             len(splits.train.class_names),
             weights=options.weights_source,
             variant=options.variant,
-            image_size=options.image_size,
-            head=options.head,
             crop=options.crop,
         )
+        model, variant, head, loaded = classifier
         run.note(f"Weights {options.weights}: {loaded}.")
         run.note(f"The head is {transfer.HEADS[head]}.")
-        phases = transfer.plan_phases(
-            model,
-            loaded.loaded,
-            head=head,
-            unfreeze_from=options.unfreeze_from,
-            head_epochs=options.head_epochs,
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-        )
+        phases = choices.plan(classifier)
         trained_in = {phase.name: phase.trained for phase in phases}
         viewing.print_summary(model, trained_in)
         devices = strategy.num_replicas_in_sync
@@ -83,13 +72,8 @@ def fine_tuning(options: FineTuneOptions) -> None:
 
     with run.phase("training"), strategy.scope():
         log = training.EpochLog(run.folder / "history.csv", run.folder / "tensorboard")
-        settings = transfer.Settings(
-            augmentation=augmentation(options.augmentation),
-            batch_size=options.batch_size,
-            seed=options.seed,
-            views=options.views,
-            precision=precision,
-            search_rate=options.search_rate,
+        settings = choices.training(
+            seed=options.seed, precision=precision, search_rate=options.search_rate
         )
         trained = transfer.fine_tune(
             model,
@@ -116,6 +100,7 @@ def fine_tuning(options: FineTuneOptions) -> None:
     if options.compare_scratch:
         with run.phase("from scratch"), strategy.scope():
             random = asked.with_weights(None).resolved()
+            views = transfer.Choices.of(random.choices()).views_to_train_on()
             keras.utils.set_random_seed(options.seed)
             scratch = transfer.train_from_scratch(
                 transfer.build_classifier(
@@ -127,7 +112,7 @@ def fine_tuning(options: FineTuneOptions) -> None:
                 splits,
                 replace(
                     settings,
-                    augmentation=augmentation(random.augmentation),
+                    augmentation=views,
                     batch_size=random.batch_size,
                 ),
                 seconds=run.seconds["training"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 
@@ -18,6 +18,8 @@ from alexnet_keras.layers import PCAColorAugmentation
 Crop = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 #: (pixels, seed) to pixels, float32 [size, size, 3] in 0..255
 Recolor = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+#: the least share of an image that a crop may show: that of the paper behind `AreaCrop`
+LEAST_AREA = 0.08
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class Augmentation:
     crop: Crop
     recolor: Recolor
     mirror: bool = True
+
+    def at_strength(self, strength: float) -> Augmentation:
+        """The same with changes of `strength` times the size: 0 for none, 1 for these.
+
+        An area grows towards the whole image, an aspect ratio towards 1 in its logarithm; shares of
+        colours and deviations of noise are multiplied. A mirror stays one.
+        """
+        if strength == 1:
+            return self
+        return replace(
+            self, crop=self.crop.at_strength(strength), recolor=self.recolor.at_strength(strength)
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,10 @@ class ShiftedCrop:
 
     ratio: float
 
+    def at_strength(self, strength: float) -> ShiftedCrop:
+        """Larger squares have less room to be shifted in."""
+        return ShiftedCrop(1 + (self.ratio - 1) * strength)
+
     def __call__(self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         side = _crop_side(height, width, self.ratio)
         top, left = tf.unstack(tf.random.stateless_uniform([2], seed))
@@ -90,6 +108,10 @@ class PublishedCrop:
 
     ratio: float
     keep_aspect: bool = True
+
+    def at_strength(self, strength: float) -> PublishedCrop:
+        """As `ShiftedCrop`'s."""
+        return replace(self, ratio=1 + (self.ratio - 1) * strength)
 
     def __call__(self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         centre = CentreCrop(self.ratio, self.keep_aspect)
@@ -120,6 +142,10 @@ class AreaCrop:
     area: tuple[float, float] = (0.35, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
 
+    def at_strength(self, strength: float) -> AreaCrop:
+        low, high = (max(1 - (1 - share) * strength, LEAST_AREA) for share in self.area)
+        return AreaCrop((low, high), tuple(ratio**strength for ratio in self.aspect))
+
     def __call__(self, height: tf.Tensor, width: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         u = tf.random.stateless_uniform([4], seed)
         share = self.area[0] + (self.area[1] - self.area[0]) * u[0]
@@ -145,14 +171,18 @@ class AreaCrop:
 class PCANoise:
     """The paper's colour noise (section 4.1), scaled as in the 2012 code."""
 
+    sigma: float = 0.1
     # Made with the augmentation: a data pipeline, which calls this, is no place to make variables.
-    layer: PCAColorAugmentation = field(
-        default_factory=lambda: PCAColorAugmentation(
-            scale="stddev", value_range=(0, 255), dtype="float32"
-        ),
-        repr=False,
-        compare=False,
-    )
+    layer: PCAColorAugmentation = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        layer = PCAColorAugmentation(
+            self.sigma, scale="stddev", value_range=(0, 255), dtype="float32"
+        )
+        object.__setattr__(self, "layer", layer)  # how a frozen dataclass sets its own
+
+    def at_strength(self, strength: float) -> PCANoise:
+        return PCANoise(self.sigma * strength)
 
     def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         noise = self.layer.sigma * tf.random.stateless_normal([3], seed)
@@ -167,6 +197,10 @@ class ColorJitter:
     contrast: float = 0.3
     saturation: float = 0.3
 
+    def at_strength(self, strength: float) -> ColorJitter:
+        shares = (self.brightness, self.contrast, self.saturation)
+        return ColorJitter(*(min(share * strength, 1.0) for share in shares))
+
     def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         b, c, s = tf.unstack(tf.random.stateless_uniform([3], seed, -1.0, 1.0))
         pixels *= 1 + self.brightness * b
@@ -180,6 +214,9 @@ class ColorJitter:
 @dataclass(frozen=True)
 class Unchanged:
     """Colours as they are."""
+
+    def at_strength(self, strength: float) -> Unchanged:
+        return self
 
     def __call__(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return pixels

@@ -22,11 +22,58 @@ class Splits:
         train: what the net learns from.
         stopping: watched while training, to stop early and to keep the best weights.
         validation: no choice sees it; the reported figures come from it.
+        dealt: what `folds` deals anew, where `split` made these parts.
     """
 
     train: Examples
     stopping: Examples
     validation: Examples
+    dealt: Dealt | None = None
+
+    def folds(self, count: int) -> list[Splits]:
+        """Splits to choose settings by, none of which holds an example of `validation`.
+
+        The others are dealt into `count` folds by a hash of their keys, groups of near-duplicates
+        together. Each fold is the validation part of one of the splits returned; a tenth of what
+        remains there is for stopping, or the part that was given for it.
+
+        Raises:
+            UserError: a part comes out empty, or a class has no example to train on.
+            ValueError: `count` is less than 2, or these parts were not made by `split`.
+        """
+        if self.dealt is None or count < 2:
+            raise ValueError(f"Parts made by split() are dealt into 2 folds or more, not {count}.")
+        examples, groups, stopping = self.dealt.examples, self.dealt.groups, self.dealt.stopping
+        keys = examples.keys if groups is None else _leading_keys(examples.keys, groups)
+        places = (key_shares(keys, "folds") * count).astype(int)
+        found = []
+        for number in range(count):
+            rest = np.flatnonzero(places != number)
+            found.append(
+                split(
+                    examples.select(rest),
+                    stopping,
+                    examples.select(np.flatnonzero(places == number)),
+                    None if groups is None else groups[rest],
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """What training and early stopping share.
+
+    Attributes:
+        examples: all that is not validation, in the order that it came in, less a part that was
+            given for stopping.
+        groups: as in `split`, of these examples.
+        stopping: the part that was given.
+    """
+
+    examples: Examples
+    groups: np.ndarray | None
+    stopping: Examples | None
 
 
 def split(
@@ -48,11 +95,13 @@ def split(
         UserError: a part comes out empty, or a class has no example to train on.
     """
     keys = training.keys if groups is None else _leading_keys(training.keys, groups)
-    rest = np.ones(len(training), bool)
+    given, rest = stopping, np.ones(len(training), bool)
     if validation is None:
         inside = _inside(keys, VALIDATION_FRACTION, "validation")
         validation = training.select(np.flatnonzero(inside))
         rest &= ~inside
+    learned = np.flatnonzero(rest)
+    dealt = Dealt(training.select(learned), None if groups is None else groups[learned], given)
     if stopping is None:
         inside = rest & _inside(keys, STOPPING_FRACTION, "stopping")
         stopping = training.select(np.flatnonzero(inside))
@@ -69,7 +118,7 @@ def split(
                 "left to train on); add photographs, at least some ten for each class."
             )
     _check_classes(training)
-    return Splits(training, stopping, validation)
+    return Splits(training, stopping, validation, dealt)
 
 
 def hold_out(training: Examples, share: float) -> tuple[Examples, Examples | None]:

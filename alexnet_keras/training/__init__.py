@@ -4,7 +4,7 @@
 ways of training.
 """
 
-from alexnet_keras.training.callbacks import EpochLog, KeepBest, StopOnNonFinite
+from alexnet_keras.training.callbacks import EpochLog, KeepBest, NonFiniteLoss, StopOnNonFinite
 from alexnet_keras.training.checkpoints import Checkpoint, Checkpoints
 from alexnet_keras.training.classic_sgd import ClassicSGD
 from alexnet_keras.training.history import History
@@ -33,6 +33,7 @@ __all__ = [
     "EpochLog",
     "History",
     "KeepBest",
+    "NonFiniteLoss",
     "Optimization",
     "Plan",
     "Preset",

@@ -111,17 +111,21 @@ class KeepBest(keras.callbacks.Callback):
             self._whole.set_weights(self._weights)
 
 
+class NonFiniteLoss(UserError):
+    """The loss is no longer a number."""
+
+
 class StopOnNonFinite(keras.callbacks.Callback):
     """Stops a run whose loss is no longer a number, before it goes on for hours.
 
     Raises:
-        UserError: from `fit`, with the step.
+        NonFiniteLoss: from `fit`, with the step.
     """
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise UserError(
+            raise NonFiniteLoss(
                 f"The loss became {loss} at step {batch + 1} of this epoch; give a smaller "
                 "--learning-rate."
             )

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-from keras import layers
 
 from alexnet_keras.alexnet import build, choose_variant
-from alexnet_keras.layers import BilinearPooling
-from alexnet_keras.tower_names import halves
-from alexnet_keras.towers import joined
+from alexnet_keras.transfer.heads import (
+    FIRST_PAIRED,
+    HEADS,
+    HeadShape,
+    averages,
+    bilinear_head,
+    pairs,
+    pooled_head,
+)
 from alexnet_keras.variants import Variant, variant_row
 from alexnet_keras.weights import (
     PREPROCESSING,
@@ -21,16 +28,8 @@ from alexnet_keras.weights import (
     load_tensors,
     open_weights,
 )
+from alexnet_keras.weights.stored import StoredWeights
 
-#: the pooled head averages pool5 over the whole image and over GRID x GRID cells
-GRID = 3
-#: the convolutions whose features the bilinear head pairs
-PAIRED = (3, 4, 5)
-#: channels that each of them is projected onto before: of pairs of 128 a linear classifier makes as
-#: much as of pairs of 256 or 384, which are six times as many
-PROJECTED = 128
-#: length of the vector that the linear classifier of the bilinear head sees
-LENGTH = 32.0
 #: side of the input in pixels, where fc6 does not fix it to the published one: averages and pairs
 #: take any size, and small photographs scaled up show the convolutions more
 FREE_SIZE = {"pooled": 288, "bilinear": 256}
@@ -38,16 +37,8 @@ FREE_SIZE = {"pooled": 288, "bilinear": 256}
 SMALL_SIZE = 128
 #: from random weights a CPU learns more from many small views than from few large ones
 RANDOM_SIZE = 96
-HIDDEN_UNITS = 512
 
 
-#: what may follow the convolutions, in words
-HEADS = {
-    "fc": "the net's own",
-    "pooled": "one hidden layer on averages of pool5, in place of fc6 and fc7",
-    "bilinear": "a linear classifier on which features of conv3, conv4 and conv5 occur together "
-    "(bilinear pooling), in place of fc6 and fc7 (--head fc takes those)",
-}
 #: what of a photograph evaluation sees, in words
 CROPS = {
     "centre": "the central square that the weights were evaluated on",
@@ -72,6 +63,7 @@ def build_classifier(
     image_size: int | None = None,
     head: str = "auto",
     crop: str = "centre",
+    shape: HeadShape | None = None,
 ) -> Classifier:
     """An AlexNet whose first layer is the preprocessing of its weights.
 
@@ -92,6 +84,8 @@ def build_classifier(
         crop: what of a photograph the classifier is to see. `"centre"`: the central square that
             belongs to the weights. `"whole"`: all of it, stretched to a square, for photographs
             that are cut to their object already.
+        shape: of the head; `None` takes the defaults of `HeadShape`. AlexNet's own fc6 and fc7 take
+            the dropout of it.
 
     Returns:
         A model from RGB pixels in 0..255 (batch, image_size, image_size, 3) to probabilities
@@ -104,6 +98,62 @@ def build_classifier(
     for name, given, known in (("head", head, ("auto", *HEADS)), ("crop", crop, tuple(CROPS))):
         if given not in known:
             raise ValueError(f"{name}={given!r} is not one of {', '.join(map(repr, known))}.")
+    variant, row, stored = _choose(weights, variant)
+    if head == "auto":
+        head = "fc" if stored is None else "bilinear"
+
+    shape = shape or HeadShape()
+    if head == "fc" and shape.dropout is not None:
+        row = replace(row, dropout=shape.dropout)
+
+    image_size = image_size or _image_size(row, head, stored is not None)
+    net = _net(row, image_size, crop, include_top=head == "fc", classes=classes)
+    if head == "fc":
+        outputs = net.output
+    elif head == "pooled":
+        outputs = pooled_head(net, classes, shape)
+    else:
+        outputs = bilinear_head(net, classes, shape)
+    model = keras.Model(net.input, outputs, name="alexnet")
+    loaded = _load(model, stored, None if head == "fc" else shape.last)
+    return Classifier(model, variant, head, loaded)
+
+
+def build_readings(
+    *,
+    weights: str | Path,
+    variant: str | None = None,
+    image_size: int,
+    crop: str = "centre",
+) -> keras.Model:
+    """What pooled and bilinear heads of any shape read of pretrained convolutions.
+
+    Args:
+        weights, variant, image_size, crop: as in `build_classifier`.
+
+    Returns:
+        A model from pixels, as those of `build_classifier`, to a dictionary of vectors: for each
+        convolution from conv3 to conv5 what a bilinear head reads of it, `pairs3` say, and what a
+        pooled head does that is cut there, `averages3`.
+
+    Raises:
+        UserError: as `build_classifier`.
+    """
+    _, row, stored = _choose(weights, variant)
+    net = _net(row, image_size, crop, include_top=False, classes=1)
+    read = {}
+    for last in range(FIRST_PAIRED, 6):
+        read[f"pairs{last}"] = pairs(net, last)
+        read[f"averages{last}"] = averages(net, last, suffix=str(last))
+    model = keras.Model(net.input, read, name="readings")
+    _load(model, stored, 5)
+    return model
+
+
+def _choose(
+    weights: str | Path | None, variant: str | None
+) -> tuple[str, Variant, StoredWeights | None]:
+    """The variant of a classifier and its row, and its weights."""
     stored = None if weights is None else open_weights(weights, variant)
     variant = choose_variant(variant, stored)
     row = variant_row(variant)
@@ -113,32 +163,30 @@ def build_classifier(
         row = replace(row, initialization="he", preprocessing="torchvision")
     elif stored is not None and stored.preprocessing is not None:
         row = replace(row, preprocessing=stored.preprocessing)
-    tensors = {} if stored is None else stored.tensors
-    if head == "auto":
-        head = "fc" if stored is None else "bilinear"
+    return variant, row, stored
 
-    image_size = image_size or _image_size(row, head, stored is not None)
+
+def _net(
+    row: Variant, image_size: int, crop: str, *, include_top: bool, classes: int
+) -> keras.Model:
+    """An AlexNet behind its preprocessing, from pixels on."""
     preprocessing = PREPROCESSING[row.preprocessing]
     if crop == "whole":
         preprocessing = replace(preprocessing, resize_ratio=1.0, keep_aspect=False)
     pixels = keras.Input((image_size, image_size, 3), name="image")
-    net = build(
-        row,
-        input_tensor=InputPreprocessing.of(preprocessing)(pixels),
-        include_top=head == "fc",
-        classes=classes,
-    )
-    if head == "fc":
-        outputs = net.output
-    elif head == "pooled":
-        outputs = _pooled_head(net.output, classes)
-    else:
-        outputs = _bilinear_head(net, classes)
-    model = keras.Model(pixels, outputs, name="alexnet")
-    trunk = {key: value for key, value in tensors.items() if not key.startswith("fc8/")}
+    prepared = InputPreprocessing.of(preprocessing)(pixels)
+    net = build(row, input_tensor=prepared, include_top=include_top, classes=classes)
+    return keras.Model(pixels, net.output)
+
+
+def _load(model: keras.Model, stored: StoredWeights | None, last: int | None) -> LoadReport:
+    """Loads all but fc8, and no convolution after number `last`, if that is given."""
+    tensors = {} if stored is None else stored.tensors
+    kept = {key: value for key, value in tensors.items() if not key.startswith("fc8/")}
+    if last is not None:
+        kept = _up_to(last, kept)
     source = "nothing" if stored is None else stored.path
-    loaded = load_tensors(model, trunk, source, allow_missing=True)
-    return Classifier(model, variant, head, loaded)
+    return load_tensors(model, kept, source, allow_missing=True)
 
 
 def _image_size(row: Variant, head: str, pretrained: bool) -> int:
@@ -149,37 +197,9 @@ def _image_size(row: Variant, head: str, pretrained: bool) -> int:
     return SMALL_SIZE if row.head == "average" else FREE_SIZE[head]
 
 
-def _pooled_head(pool5: Any, classes: int) -> Any:
-    averages = [layers.GlobalAveragePooling2D(name="average")(pool5)]
-    side = pool5.shape[1]
-    if side >= GRID:
-        # Cells of equal size over all positions; they overlap where GRID does not divide the side.
-        step = side // GRID
-        cells = layers.AveragePooling2D(side - (GRID - 1) * step, step, name="cells")(pool5)
-        averages.append(layers.Flatten(name="flat_cells")(cells))
-    x = layers.Concatenate(name="averages")(averages) if len(averages) > 1 else averages[0]
-    # Trunks differ in the scale of their activations; the rates of this head should not.
-    x = layers.LayerNormalization(name="head_norm")(x)
-    x = layers.Dropout(0.4, name="head_dropout")(x)
-    x = layers.Dense(HIDDEN_UNITS, "relu", kernel_initializer="he_normal", name="hidden")(x)
-    x = layers.Dropout(0.6, name="hidden_dropout")(x)
-    return layers.Dense(classes, "softmax", dtype="float32", name="fc8")(x)
-
-
-def _maps(net: keras.Model, number: int) -> Any:
-    """What the net's convolution of this number gives after its activation, towers side by side."""
-    names = {layer.name for layer in net.layers}
-    for name in (f"relu{number}", f"conv{number}"):  # batch normalization parts the two
-        if found := [one for one in (name, *halves(name)) if one in names]:
-            return joined(f"{name}_maps", [net.get_layer(one).output for one in found])
-    raise ValueError(f"The net has no convolution {number}; its layers are {sorted(names)}.")
-
-
-def _bilinear_head(net: keras.Model, classes: int) -> Any:
-    pooled = [BilinearPooling(PROJECTED, name=f"pairs{n}")(_maps(net, n)) for n in PAIRED]
-    x = layers.Concatenate(name="pairs", dtype="float32")(pooled)
-    x = layers.Rescaling(LENGTH / len(PAIRED) ** 0.5, name="length", dtype="float32")(x)
-    # From zero: with so many inputs random weights would be nothing but noise to unlearn.
-    return layers.Dense(
-        classes, "softmax", kernel_initializer="zeros", dtype="float32", name="fc8"
-    )(x)
+def _up_to(last: int, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of convolutions up to `last`, with their norms and shortcuts, and all others."""
+    numbered = {key: re.match("(?:conv|norm|spatial_norm|shortcut)([0-9])", key) for key in tensors}
+    return {
+        key: tensors[key] for key, found in numbered.items() if not found or int(found[1]) <= last
+    }

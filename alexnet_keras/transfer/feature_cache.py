@@ -14,6 +14,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,21 @@ class FeatureCache:
     Several processes may use one folder. A set that any of them has open is not dropped.
     """
 
-    def __init__(self, folder: str | Path | None = None, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        most_bytes: int = MOST_BYTES,
+        memory_bytes: int = 0,
+    ) -> None:
         """
         Args:
             folder: where sets are kept; `features` in Keras's home (`KERAS_HOME`, or `~/.keras`) if
                 `None`. Made when it is needed.
             most_bytes: what all sets may take together.
+            memory_bytes: of outputs that were read, kept in memory as well for who reads them again
+                and again, over all sets that this object opens.
         """
+        self._memory = _Memory(memory_bytes)
         if folder is None:
             folder = Path(os.environ.get("KERAS_HOME") or "~/.keras", "features")
         self.folder = Path(folder).expanduser()
@@ -92,11 +101,11 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                return FeatureSet(path, tuple(shape), description)
+                return FeatureSet(path, tuple(shape), description, self._memory)
             except sqlite3.DatabaseError as error:
                 if not _is_damaged(error) or not self._drop(path):
                     raise
-            return FeatureSet(path, tuple(shape), description)
+            return FeatureSet(path, tuple(shape), description, self._memory)
         except (OSError, sqlite3.DatabaseError) as error:
             raise UserError(
                 f"Outputs of frozen layers cannot be kept in {self.folder} ({error}); give another "
@@ -158,15 +167,43 @@ class FeatureCache:
         return True
 
 
+class _Memory:
+    """Outputs that were read, by set and row; all are let go when they come to be too many."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._outputs: dict[tuple[str, int], np.ndarray] = {}
+        self._changing = threading.Lock()
+
+    def get(self, identity: str, row: int) -> np.ndarray | None:
+        return self._outputs.get((identity, row))
+
+    def add(self, identity: str, row: int, output: np.ndarray) -> None:
+        if output.nbytes > self._most_bytes:
+            return
+        with self._changing:
+            if self._bytes + output.nbytes > self._most_bytes:
+                self._outputs, self._bytes = {}, 0
+            self._outputs[identity, row] = output
+            self._bytes += output.nbytes
+
+
 class FeatureSet:
     """Outputs of one trunk in float16, each under a key of its own."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], description: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        description: str,
+        memory: _Memory | None = None,
+    ) -> None:
         self.shape = shape
+        self._memory = memory or _Memory(0)
         self._lock = _lock(path, fcntl.LOCK_SH)
         self._reading = threading.Lock()  # training reads ahead while validation reads
         try:
-            self._database = _connected(path, shape, description)
+            self._database, self._identity = _connected(path, shape, description)
         except BaseException:
             self._lock.close()
             raise
@@ -212,8 +249,12 @@ class FeatureSet:
         find = "SELECT value FROM outputs WHERE row = ?"
         with self._reading:
             for output, row in zip(outputs, rows.tolist(), strict=True):
-                (value,) = self._database.execute(find, (row,)).fetchone()
-                output[...] = np.frombuffer(value, np.float16).reshape(self.shape)
+                known = self._memory.get(self._identity, row)
+                if known is None:
+                    (value,) = self._database.execute(find, (row,)).fetchone()
+                    known = np.frombuffer(value, np.float16).reshape(self.shape)
+                    self._memory.add(self._identity, row, known)
+                output[...] = known
         return outputs
 
 
@@ -249,7 +290,10 @@ def _taken(row: int, page: int) -> int:
     return page // (page // stays) + math.ceil((row - stays) / (page - 4)) * page
 
 
-def _connected(path: Path, shape: tuple[int, ...], description: str) -> sqlite3.Connection:
+def _connected(
+    path: Path, shape: tuple[int, ...], description: str
+) -> tuple[sqlite3.Connection, str]:
+    """A set, and what tells it from another under the same name that it may take the place of."""
     # Data pipelines read from threads of their own, one at a time.
     database = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False)
     try:
@@ -260,16 +304,22 @@ def _connected(path: Path, shape: tuple[int, ...], description: str) -> sqlite3.
         with database:
             for statement in _SCHEMA:
                 database.execute(statement)
-            about = [("description", description), ("shape", repr(shape))]
+            about = [
+                ("description", description),
+                ("shape", repr(shape)),
+                ("identity", uuid.uuid4().hex),
+            ]
             database.executemany("INSERT OR IGNORE INTO about VALUES (?, ?)", about)
         (stored,) = database.execute("SELECT value FROM about WHERE name = 'shape'").fetchone()
         if stored != repr(shape):
             raise ValueError(f"{path} holds outputs of shape {stored}, not {shape}.")
+        find = "SELECT value FROM about WHERE name = 'identity'"
+        (identity,) = database.execute(find).fetchone()
         os.utime(path)
     except BaseException:
         database.close()
         raise
-    return database
+    return database, identity
 
 
 def _listed(path: Path) -> StoredSet:

@@ -28,17 +28,18 @@ from alexnet_keras.training import (
     layerwise,
     search_rate,
 )
+from alexnet_keras.training.optimizers import WEIGHT_DECAY
 from alexnet_keras.transfer.cutting import NothingBelow, split_model
 from alexnet_keras.transfer.feature_cache import FeatureCache
 from alexnet_keras.transfer.plan import Phase
 from alexnet_keras.transfer.trunk_outputs import TrunkOutputs
 from alexnet_keras.weights import preprocessing_of
 
+#: a model and the first layer to be trained, to the frozen layers before it and those that follow;
+#: `split_model` is one
+Cut = Callable[[keras.Model, str], tuple[keras.Model, keras.Model]]
 #: share of a phase's steps in which the rates rise: sudden full rates tear pretrained layers apart
 WARMUP_SHARE = 0.1
-#: outputs of frozen layers are stored where each would be read so often: what writing and reading
-#: them costs comes back, and a few fixed views are worth as much as new ones in every epoch
-EPOCHS_A_VIEW = 2
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Settings:
         precision: what feature maps are computed in while training, a key of
             `training.precision.POLICIES` other than float16, whose small gradients would be lost.
             The trained model computes in float32 again.
+        schedule: how the rates of a phase go on once they have risen, a key of
+            `training.optimizers.SCHEDULES`.
+        weight_decay: of AdamW, in the phases that are trained with it.
+        epochs_a_view: a phase's frozen layers run once for each view, and what they give is stored,
+            where each would be read so often: at 2, what writing and reading costs comes back, and
+            a few fixed views are worth as much as new ones in every epoch.
         search_rate: whether each phase begins with a range test, whose rate takes the place of the
             largest one planned; the others change in proportion.
     """
@@ -68,6 +75,9 @@ class Settings:
     patience: float = 0.4
     label_smoothing: float = 0.1
     precision: str = "float32"
+    schedule: str = "cosine"
+    weight_decay: float = WEIGHT_DECAY
+    epochs_a_view: float = 2.0
     search_rate: bool = False
 
 
@@ -94,6 +104,9 @@ def fine_tune(
     *,
     log: EpochLog,
     cache: FeatureCache,
+    cut: Cut = split_model,
+    interrupt: Callable[[], None] = lambda: None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     say: Callable[[str], None] = print,
     verbose: int = 1,
 ) -> FineTuned:
@@ -107,6 +120,11 @@ def fine_tune(
     Args:
         model: a classifier of `build_classifier`, made in the scope of the strategy in force.
         cache: for outputs of frozen layers.
+        cut: how the frozen layers are parted from those that are trained.
+        interrupt: called after each step and each batch of views. What it raises ends training, and
+            `model` then has the best weights seen before.
+        callbacks: more of them, told of the model that is trained: in phases on stored outputs, the
+            layers behind these.
         say: receives a sentence about each choice made.
         verbose: as in `fit`.
 
@@ -114,28 +132,33 @@ def fine_tune(
         UserError: the loss became non-finite, or a photograph went away.
     """
     keeper = KeepBest(model, settings.patience)
+    watching = [log, keeper, StopOnNonFinite(), _Interrupted(interrupt), *callbacks]
     searches: list[RateSearch] = []
-    with computing_in(settings.precision, model):
-        first_epoch = len(log.rows)
-        for number, phase in enumerate(phases):
-            log.begin_phase(phase.name)
-            for layer in model.layers:
-                layer.trainable = layer.name in phase.trained
-            callbacks = [log, keeper, StopOnNonFinite()]
-            own = _settings_of(phase, settings)
-            run = _Run(model, splits, phase, own, callbacks, verbose, first_epoch)
-            cuts = [_cut(model, one, _settings_of(one, settings).views) for one in phases[number:]]
-            if cuts[0] is not None:
-                later = [cut[0] for cut in cuts[1:] if cut is not None]
-                run.on_stored_outputs(*cuts[0], later, cache, say)
-            else:
-                run.on_images()
-            searches += run.searches
+    try:
+        with computing_in(settings.precision, model):
             first_epoch = len(log.rows)
-            # The next phase goes on from the best, not from the last.
-            keeper.restore()
-    for layer in model.layers:
-        layer.trainable = True
+            for number, phase in enumerate(phases):
+                log.begin_phase(phase.name)
+                for layer in model.layers:
+                    layer.trainable = layer.name in phase.trained
+                own = _settings_of(phase, settings)
+                run = _Run(model, splits, phase, own, watching, verbose, first_epoch)
+                cuts = [
+                    _cut(model, one, _settings_of(one, settings), cut) for one in phases[number:]
+                ]
+                if cuts[0] is not None:
+                    later = [found[0] for found in cuts[1:] if found is not None]
+                    run.on_stored_outputs(*cuts[0], later, cache, interrupt, say)
+                else:
+                    run.on_images()
+                searches += run.searches
+                first_epoch = len(log.rows)
+                # The next phase goes on from the best, not from the last.
+                keeper.restore()
+    finally:
+        keeper.restore()
+        for layer in model.layers:
+            layer.trainable = True
     return FineTuned(keeper.best, keeper.best_epoch, tuple(searches))
 
 
@@ -157,14 +180,39 @@ def _settings_of(phase: Phase, settings: Settings) -> Settings:
     return settings if phase.views is None else replace(settings, views=phase.views)
 
 
-def _cut(model: keras.Model, phase: Phase, views: int) -> tuple[keras.Model, keras.Model] | None:
+def _cut(
+    model: keras.Model, phase: Phase, settings: Settings, cut: Cut
+) -> tuple[keras.Model, keras.Model] | None:
     """The frozen layers and those that are trained, where the outputs of the former are stored."""
-    if phase.epochs < EPOCHS_A_VIEW * views:
+    if phase.epochs < settings.epochs_a_view * settings.views:
         return None
     try:
-        return split_model(model, phase.trained[0])
+        return cut(model, phase.trained[0])
     except NothingBelow:
         return None
+
+
+class _Interrupted(keras.callbacks.Callback):
+    """Calls a function after each step."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        super().__init__()
+        self._interrupt = interrupt
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._interrupt()
+
+
+class _ViewBar(keras.utils.Progbar):
+    """Progress over views that calls a function at each step."""
+
+    def __init__(self, views: int, verbose: int, interrupt: Callable[[], None]) -> None:
+        super().__init__(views, verbose=verbose, unit_name="view")
+        self._interrupt = interrupt
+
+    def add(self, n: int, values: Any = None) -> None:
+        super().add(n, values)
+        self._interrupt()
 
 
 class _Run:
@@ -214,15 +262,14 @@ class _Run:
         tail: keras.Model,
         later_trunks: Sequence[keras.Model],
         cache: FeatureCache,
+        interrupt: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
         """Trains the tail on the trunk's outputs for a few fixed views."""
         train, stopping, settings = self.splits.train, self.stopping, self.settings
         centre = CentreView(**preprocessing_of(self.model).geometry)
         views = stored_views(centre, settings)
-        bar = keras.utils.Progbar(
-            len(views) * len(train) + len(stopping), verbose=self.verbose, unit_name="view"
-        )
+        bar = _ViewBar(len(views) * len(train) + len(stopping), self.verbose, interrupt)
         with TrunkOutputs(trunk, cache, settings.batch_size, later_trunks) as outputs:
             found = outputs.rows([(stopping, centre), *((train, view) for view in views)], bar)
             if len(found) < 2:
@@ -262,6 +309,8 @@ class _Run:
                 rates,
                 steps=epochs * self.steps,
                 warmup_steps=int(WARMUP_SHARE * epochs * self.steps),
+                schedule=self.settings.schedule,
+                weight_decay=self.settings.weight_decay,
             ),
             loss,
             metrics=["accuracy"],

@@ -58,6 +58,7 @@ def plan_phases(
     head_epochs: int,
     epochs: int,
     learning_rate: float,
+    head_rate: float | None = None,
 ) -> list[Phase]:
     """First the layers without pretrained weights, then these and the pretrained ones above a cut.
 
@@ -76,6 +77,8 @@ def plan_phases(
         epochs: epochs of each later phase, or of the only one without pretrained layers.
         learning_rate: rate of the new layers in phases that train pretrained ones; older layers
             get less, the further down the less.
+        head_rate: the largest rate of new layers while no pretrained layer moves; `None` takes that
+            of `HEAD_TRAINING`.
 
     Raises:
         UserError: one of `unfreeze_from` is no layer with weights of the model, or does not reach
@@ -88,6 +91,7 @@ def plan_phases(
         return [Phase("all layers", dict.fromkeys(names, learning_rate), epochs, "adamw")]
     first_fresh = min(i for i, name in enumerate(names) if name not in pretrained)
     optimizer, rate = HEAD_TRAINING[head]
+    rate = rate if head_rate is None else head_rate
     fresh = dict.fromkeys(names[first_fresh:], rate)
     phases = [Phase("head", fresh, head_epochs, optimizer)]
     if head == "bilinear":

@@ -11,22 +11,35 @@ from alexnet_keras.viewing.report import (
     render_report,
     write_report,
 )
+from alexnet_keras.viewing.search_progress import TrialProgress, tell_found
+from alexnet_keras.viewing.search_report import (
+    FinalistRow,
+    SearchReport,
+    gather_search_report,
+    write_search_report,
+)
 from alexnet_keras.viewing.summary import layer_table, print_summary
 
 __all__ = [
     "Comparison",
     "ConfusedClasses",
+    "FinalistRow",
     "Mistake",
     "Progress",
     "Report",
+    "SearchReport",
     "Silent",
     "TrainedNet",
+    "TrialProgress",
     "cautions",
     "compare_with_scratch",
     "final_line",
     "gather_report",
+    "gather_search_report",
     "layer_table",
     "print_summary",
     "render_report",
+    "tell_found",
     "write_report",
+    "write_search_report",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -163,7 +163,7 @@ def render_report(report: Report) -> str:
     pairs = confused_pairs(confusion, report.class_names)
     phases = _phase_names(report)
     best = lowest_stop_loss(report.history)
-    return _template().render(
+    return page_template("report.html.j2").render(
         report=report,
         metrics=report.metrics,
         top1=top1,
@@ -197,8 +197,12 @@ def render_report(report: Report) -> str:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Writes the page to `path`, whole or not at all: beside it first, then renamed."""
-    text = render_report(report)
+    """Writes the page to `path`, whole or not at all."""
+    write_page(render_report(report), path)
+
+
+def write_page(text: str, path: Path) -> None:
+    """Writes a page, whole or not at all: beside it first, then renamed."""
     beside = path.with_name(f".{path.name}.part")
     try:
         beside.write_text(text, encoding="utf-8")
@@ -279,7 +283,7 @@ def _with_unit(value: Any, base: int, units: tuple[str, ...]) -> str:
     return f"{text} {units[power]}".rstrip()
 
 
-def _format_points(share: Any) -> str:
+def format_points(share: Any) -> str:
     """A difference of shares, -1..1, in percentage points as "17.0"; true minus sign."""
     share = number(share)
     return DASH if math.isnan(share) else f"{100 * share:.1f}".replace("-", "\N{MINUS SIGN}")
@@ -344,7 +348,8 @@ def _commonest(totals: np.ndarray, class_names: Sequence[str]) -> tuple[str, flo
 
 
 @cache
-def _template() -> jinja2.Template:
+def page_template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
+    """A template of this package, with the formats that pages share and its own."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("alexnet_keras", "viewing"),
         autoescape=True,
@@ -354,6 +359,7 @@ def _template() -> jinja2.Template:
         finalize=_finalized,
     )
     environment.filters.update(
+        **filters,
         percent=format_percent,
         count=format_count,
         short=format_short,
@@ -362,11 +368,11 @@ def _template() -> jinja2.Template:
         figure=_format_figure,
         scalar=_format_scalar,
         data_uri=_data_uri,
-        points=_format_points,
+        points=format_points,
         accuracy_after=accuracy_after,
         known=lambda value: not math.isnan(number(value)),
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _finalized(value: Any) -> Any:

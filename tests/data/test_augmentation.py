@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from alexnet_keras.data import published_augmentation
+from alexnet_keras.data import AUGMENTATIONS, published_augmentation
 from alexnet_keras.data.augmentation import CentreCrop, PublishedCrop
-from alexnet_keras.data.pipeline import centre_view, ten_views
+from alexnet_keras.data.pipeline import augmented_view, centre_view, ten_views
 
 RATIO = 256 / 224
 SHAPES = [(256, 256), (256, 400), (401, 256), (300, 457), (33, 47), (1, 5), (8, 1)]
@@ -171,3 +171,50 @@ def test_the_fifth_view_is_the_centre_crop(keep_aspect):
     distances = np.abs(views - centre).mean(axis=(1, 2, 3))
     assert distances[4] < 1
     assert distances.argmin() == 4
+
+
+class TestStrength:
+    @pytest.fixture(scope="class")
+    def photograph(self):
+        coarse = np.random.default_rng(0).integers(40, 215, (7, 9, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((90, 70), Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return file.getvalue()
+
+    @pytest.mark.parametrize("name", AUGMENTATIONS)
+    def test_of_one_is_the_preset_itself(self, name):
+        preset = AUGMENTATIONS[name]()
+        assert preset.at_strength(1.0) is preset
+        assert repr(preset.at_strength(0.5)) != repr(preset)  # views are told apart by it
+
+    @pytest.mark.parametrize("name", AUGMENTATIONS)
+    def test_of_zero_changes_nothing_but_the_side(self, name, photograph):
+        none = AUGMENTATIONS[name]().at_strength(0.0)
+        seeds = [tf.constant([seed, 1]) for seed in range(6)]
+        views = [augmented_view(photograph, none, 32, seed).numpy() for seed in seeds]
+        seen = [view if np.ptp(view - views[0]) < 1 else view[:, ::-1] for view in views]
+        if name == "alexnet2012":  # a square of the shorter side has room along the longer one
+            assert none.crop.ratio == 1 and none.recolor.sigma == 0
+        else:
+            for view in seen:
+                np.testing.assert_allclose(view, seen[0], atol=0.01)
+
+    def test_areas_aspects_and_colours_grow_with_it(self):
+        half, usual, more = (AUGMENTATIONS["gentle"]().at_strength(s) for s in (0.5, 1.0, 2.0))
+        assert half.crop.area == pytest.approx((0.85, 1.0))
+        assert more.crop.area == pytest.approx((0.4, 1.0))
+        assert half.crop.aspect[1] ** 2 == pytest.approx(usual.crop.aspect[1])
+        assert more.recolor.contrast == pytest.approx(2 * usual.recolor.contrast)
+        far = AUGMENTATIONS["inception"]().at_strength(5.0)
+        assert far.crop.area[0] == 0.08 and far.recolor.brightness == 1
+
+    def test_noise_grows_with_it(self, photograph):
+        def noise(strength):
+            """The mean shift of a channel, over seeds."""
+            recolor = AUGMENTATIONS["alexnet2012"]().at_strength(strength).recolor
+            pixels = tf.fill((4, 4, 3), 128.0)
+            seeds = [tf.constant([seed, 2]) for seed in range(40)]
+            return np.std([recolor(pixels, seed).numpy().mean() for seed in seeds])
+
+        assert noise(2.0) == pytest.approx(2 * noise(1.0), rel=1e-3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_keras.data import Examples, in_fraction, split
-from alexnet_keras.data.splits import hold_out
+from alexnet_keras.data.splits import Splits, hold_out
 from alexnet_keras.errors import UserError
 
 
@@ -78,3 +78,44 @@ def test_a_share_that_is_nothing_or_everything_is_refused():
         hold_out(examples(KEYS[:3]), 0.01)
     with pytest.raises(UserError, match="class 'a' .* no photograph left"):
         hold_out(examples(KEYS[:3]), 1)
+
+
+class TestFolds:
+    def test_hold_everything_but_validation_once(self):
+        parts = split(examples(KEYS))
+        folds = parts.folds(5)
+        chosen = [key for fold in folds for key in fold.validation.keys]
+        assert sorted(chosen) == sorted([*parts.train.keys, *parts.stopping.keys])
+        for fold in folds:
+            keys = [*fold.train.keys, *fold.stopping.keys, *fold.validation.keys]
+            assert sorted(keys) == sorted(chosen)
+            assert abs(len(fold.validation) - 320) < 3 * (1600 * 0.2 * 0.8) ** 0.5
+            assert 0.05 < len(fold.stopping) / len(keys) < 0.12
+
+    def test_depend_on_keys_alone(self):
+        few = split(examples(KEYS[::2], [0, 1] * 500)).folds(3)
+        many = split(examples(KEYS, [0, 1] * 1000)).folds(3)
+        for before, after in zip(few, many, strict=True):
+            assert set(before.validation.keys) <= set(after.validation.keys)
+
+    def test_keep_groups_together(self):
+        groups = np.arange(2000) // 4  # of consecutive keys
+        place = {key: group for key, group in zip(KEYS, groups, strict=True)}
+        parts = split(examples(KEYS), groups=groups)
+        for fold in parts.folds(4):
+            held = {place[key] for key in fold.validation.keys}
+            watched = {place[key] for key in fold.stopping.keys}
+            learned = {place[key] for key in fold.train.keys}
+            assert not held & learned and not held & watched and not watched & learned
+
+    def test_take_a_given_part_for_stopping_as_it_is(self):
+        stopping = examples(["a/s", "b/s"])
+        for fold in split(examples(KEYS), stopping).folds(2):
+            assert fold.stopping is stopping
+
+    def test_are_made_of_split_parts_only(self):
+        parts = split(examples(KEYS))
+        with pytest.raises(ValueError, match="2 folds or more, not 1"):
+            parts.folds(1)
+        with pytest.raises(ValueError, match="made by split"):
+            Splits(parts.train, parts.stopping, parts.validation).folds(5)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from alexnet_keras.training import layerwise
+from alexnet_keras.training.optimizers import SCHEDULES, Linear
 
 
 def net():
@@ -72,3 +73,33 @@ def test_a_frozen_layer_needs_no_rate_and_does_not_move():
 def test_a_trained_layer_without_a_rate_is_an_error():
     with pytest.raises(ValueError, match=r"\['old'\]"):
         layerwise("adamw", net(), {"new": 0.1}, steps=5)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_a_schedule_rises_and_goes_on_as_it_is_called(warmup):
+    steps = np.arange(0, 26)
+    rates = {
+        name: np.array([float(make(0.2, 20, warmup)(step)) for step in steps])
+        for name, make in SCHEDULES.items()
+    }
+    rising = np.minimum(steps / warmup, 1) if warmup else np.ones(len(steps))
+    np.testing.assert_allclose(rates["constant"], 0.2 * rising, rtol=1e-6)
+    falling = np.clip((20 - steps) / (20 - warmup), 0, 1)
+    np.testing.assert_allclose(rates["linear"], 0.2 * np.minimum(rising, falling), atol=1e-7)
+    for found in rates.values():
+        assert found.argmax() == warmup and found.max() == pytest.approx(0.2)
+    assert rates["cosine"][20] == pytest.approx(0, abs=1e-8)
+
+
+def test_a_schedule_survives_its_configuration():
+    made = Linear(0.1, 30, 3, falling=False)
+    again = Linear.from_config(made.get_config())
+    assert [float(again(step)) for step in (0, 2, 29)] == [float(made(s)) for s in (0, 2, 29)]
+
+
+def test_decay_is_that_of_adamw():
+    model = net()
+    optimizer = layerwise("adamw", model, {"old": 0.1, "new": 0.1}, weight_decay=0.3)
+    assert optimizer.weight_decay == 0.3
+    assert layerwise("adamw", model, {"old": 0.1, "new": 0.1}).weight_decay == 0.05
+    assert layerwise("sgd", model, {"old": 0.1, "new": 0.1}, weight_decay=0.3).weight_decay is None

@@ -177,3 +177,40 @@ def test_a_killed_writer_leaves_whole_outputs_and_no_lock(cache):
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
     assert cache.clear()[1] == 0
+
+
+class TestMemory:
+    def test_what_was_read_is_not_read_again(self, tmp_path, monkeypatch):
+        cache = FeatureCache(tmp_path, memory_bytes=10**6)
+        with cache.open("a", SHAPE, "a trunk") as stored:
+            stored.add(keys(4), outputs(4))
+            rows = stored.rows(keys(4))
+            np.testing.assert_array_equal(stored.read(rows), outputs(4))
+        with cache.open("a", SHAPE, "a trunk") as stored:
+            stored._database.execute("DELETE FROM outputs")  # behind its back
+            np.testing.assert_array_equal(stored.read(rows[::-1]), outputs(4)[::-1])
+
+    def test_a_set_in_the_place_of_another_is_read_anew(self, tmp_path):
+        cache = FeatureCache(tmp_path, memory_bytes=10**6)
+        with cache.open("a", SHAPE, "a trunk") as stored:
+            stored.add(keys(2), outputs(2))
+            rows = stored.rows(keys(2))
+            stored.read(rows)
+        cache.clear()
+        with cache.open("a", SHAPE, "a trunk") as stored:
+            stored.add(keys(2), outputs(2, start=100))
+            assert stored.rows(keys(2)).tolist() == rows.tolist()
+            np.testing.assert_array_equal(stored.read(rows), outputs(2, start=100))
+
+    def test_it_holds_no_more_than_it_may(self, tmp_path):
+        cache = FeatureCache(tmp_path, memory_bytes=5 * outputs(1).nbytes)
+        with cache.open("a", SHAPE, "a trunk") as stored:
+            stored.add(keys(20), outputs(20))
+            rows = stored.rows(keys(20))
+            for _ in range(3):
+                np.testing.assert_array_equal(stored.read(rows), outputs(20))
+                assert cache._memory._bytes <= 5 * outputs(1).nbytes
+        small = FeatureCache(tmp_path, memory_bytes=3)
+        with small.open("a", SHAPE, "a trunk") as stored:
+            np.testing.assert_array_equal(stored.read(rows), outputs(20))
+            assert small._memory._bytes == 0

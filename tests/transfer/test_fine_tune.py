@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from PIL import Image
 from alexnet_keras.data import AUGMENTATIONS, CentreView, RandomView, Splits
 from alexnet_keras.evaluation import evaluate
 from alexnet_keras.training import EpochLog, choose_strategy
-from alexnet_keras.transfer import FeatureCache, Settings, classifier, fine_tune, plan_phases
+from alexnet_keras.transfer import FeatureCache, HeadShape, Settings, fine_tune, plan_phases
 from alexnet_keras.transfer.fine_tune import stored_views
+from alexnet_keras.transfer.heads import bilinear_head
 from two_colours import colored, small_classifier
 
 # Both kinds of phase, as short as they can be: most of the time goes into tracing.
@@ -35,6 +37,8 @@ def train(
     most_bytes=2**30,
     precision="float32",
     make=small_classifier,
+    interrupt=lambda: None,
+    callbacks=(),
     **plan,
 ):
     folder.mkdir(exist_ok=True)
@@ -58,7 +62,8 @@ def train(
         )
         before = {layer.name: layer.get_weights() for layer in model.layers}
         cache = FeatureCache(folder / "cache", most_bytes)
-        keeper = fine_tune(model, splits, phases, settings, log=log, cache=cache, verbose=0)
+        more = {"interrupt": interrupt, "callbacks": callbacks, "verbose": 0}
+        keeper = fine_tune(model, splits, phases, settings, log=log, cache=cache, **more)
     return model, before, keeper, log
 
 
@@ -171,7 +176,7 @@ def test_what_will_be_measured_is_trained_on_first(mirror, measured):
 def bilinear_classifier():
     """The small one, with the bilinear head in the place of fc6 and fc7."""
     small = small_classifier()
-    outputs = classifier._bilinear_head(small, 2)
+    outputs = bilinear_head(small, 2, HeadShape())
     return keras.Model(small.input, outputs, name=small.name)
 
 
@@ -245,3 +250,53 @@ def test_images_reach_the_net_with_its_own_preprocessing(splits):
     normal = (resized / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     net = keras.Model(model.get_layer("preprocessing").output, model.output)
     np.testing.assert_allclose(result.probabilities, net(normal.astype("f4")), atol=1e-5)
+
+
+class Enough(Exception):
+    pass
+
+
+def test_interrupted_it_keeps_the_best_until_then(splits, tmp_path):
+    """Four batches a step of the head's phase, of eight photographs each, then more."""
+    calls, made = [], []
+
+    def interrupt():
+        calls.append(1)
+        if len(calls) == 24:
+            raise Enough
+
+    def make():
+        made.append(small_classifier())
+        return made[-1]
+
+    with pytest.raises(Enough):
+        train(splits, tmp_path / "run", make=make, interrupt=interrupt)
+    (model,) = made
+    assert all(layer.trainable for layer in model.layers)
+    with (tmp_path / "run" / "history.csv").open() as file:
+        losses = [float(row["stop_loss"]) for row in csv.DictReader(file)]
+    assert 1 <= len(losses) < 10
+    result = evaluate(model, splits.stopping)
+    loss = -np.log(result.probabilities[np.arange(8), result.labels]).mean()
+    assert loss == pytest.approx(min(losses), abs=2e-3)
+
+
+def test_interrupted_while_views_are_stored_it_keeps_those_that_are(splits, tmp_path):
+    calls = []
+
+    def interrupt():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        train(splits, tmp_path / "run", interrupt=interrupt)
+    (stored,) = [e for e in FeatureCache(tmp_path / "run" / "cache").sets() if e.outputs]
+    assert stored.outputs >= 8
+
+
+def test_more_callbacks_are_told(splits, tmp_path):
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs))
+    _, _, _, log = train(splits, tmp_path / "run", callbacks=[callback], **SHORT)
+    assert [logs["val_loss"] for logs in seen] == [row["stop_loss"] for row in log.rows]

@@ -1,0 +1,106 @@
+"""One pass of frozen convolutions for every head that a search may try."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from itertools import accumulate
+
+import keras
+import numpy as np
+
+from alexnet_keras.data import CentreView, Examples
+from alexnet_keras.evaluation import Evaluation
+from alexnet_keras.training import computing_in
+from alexnet_keras.transfer import FeatureCache
+from alexnet_keras.transfer.cutting import split_model
+from alexnet_keras.transfer.trunk_outputs import TrunkOutputs
+from alexnet_keras.weights import preprocessing_of
+
+
+class FeatureBank:
+    """What pooled and bilinear heads of any shape read of a net, as one vector an image.
+
+    A head reads a few stretches of it: heads of other kinds and shapes, cut elsewhere, find in the
+    cache what was stored for this one. Classifiers of pretrained convolutions that are the same and
+    frozen compute the same from these stretches as from pixels.
+
+    Args:
+        readings: of `build_readings`.
+        cache: where outputs are kept.
+        batch_size: images that the convolutions run on at a time.
+        precision: what they compute in, a key of `training.precision.POLICIES`.
+    """
+
+    def __init__(
+        self, readings: keras.Model, cache: FeatureCache, batch_size: int, precision: str
+    ) -> None:
+        named = sorted(readings.output.items())
+        vector = keras.layers.Concatenate(name="bank", dtype="float32")([one for _, one in named])
+        self.model = keras.Model(readings.input, vector, name="alexnet_bank")
+        ends = list(accumulate(one.shape[-1] for _, one in named))
+        self._stretches = {
+            name: (end - one.shape[-1], end) for (name, one), end in zip(named, ends, strict=True)
+        }
+        self._cache, self._batch_size, self.precision = cache, batch_size, precision
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Inside, the bank computes in its precision."""
+        return computing_in(self.precision, self.model)
+
+    def cut(self, model: keras.Model, first_trained: str) -> tuple[keras.Model, keras.Model]:
+        """As `split_model`, with the bank in place of a trunk, where the head reads from it.
+
+        Raises:
+            NothingBelow: as `split_model`.
+        """
+        names = [layer.name for layer in model.layers]
+        read = [name for name in names if name.startswith("pairs") and name != "pairs"]
+        if not read and "averages" in names:
+            read = ["averages"]
+        weighted = [layer.name for layer in model.layers if layer.weights]
+        above = names.index(first_trained) > max(map(names.index, read), default=len(names))
+        if not above or weighted.index(first_trained) == 0:
+            return split_model(model, first_trained)
+        vector = keras.Input(self.model.output_shape[1:], name="bank")
+        stretches = [self._stretches[self._name(name, names)] for name in read]
+        head = keras.Model([model.get_layer(name).output for name in read], model.output)
+        outputs = head.call([vector[:, first:end] for first, end in stretches])
+        return self.model, keras.Model(vector, outputs, name=f"{model.name}_tail")
+
+    def evaluate(
+        self, model: keras.Model, first_trained: str, examples: Examples, mirrored: bool
+    ) -> Evaluation:
+        """As `evaluation.evaluate` of `model`, whose head reads from the bank.
+
+        Args:
+            mirrored: whether the mean with the mirror images is taken.
+        """
+        trunk, tail = self.cut(model, first_trained)
+        geometry = preprocessing_of(model).geometry
+        views = [CentreView(**geometry)]
+        if mirrored:
+            views.append(CentreView(**geometry, mirrored=True))
+        with (
+            self.computing(),
+            TrunkOutputs(trunk, self._cache, self._batch_size) as outputs,
+        ):
+            found = outputs.rows([(examples, view) for view in views])
+            # Called, not `predict`: tracing would take longer.
+            given = [
+                np.concatenate(
+                    [
+                        np.asarray(tail(vectors, training=False), np.float64)
+                        for vectors, _ in outputs.in_order(rows, examples, self._batch_size)
+                    ]
+                )
+                for rows in found
+            ]
+        return Evaluation(sum(given) / len(given), examples.labels.astype(int))
+
+    @staticmethod
+    def _name(layer: str, names: list[str]) -> str:
+        """What the bank calls that which a layer of a classifier gives."""
+        if layer != "averages":
+            return layer
+        last = max(int(name[4]) for name in names if name[:4] == "conv" and name[4:5].isdigit())
+        return f"averages{last}"

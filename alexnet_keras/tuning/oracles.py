@@ -1,0 +1,157 @@
+"""keras-tuner's searches, with a time to end at, the default first, and the same after a kill."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+from keras_tuner.engine import trial as trial_module
+from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
+from sklearn.exceptions import ConvergenceWarning
+
+from alexnet_keras.tuning.budget import Budget
+from alexnet_keras.tuning.files import write_json
+from alexnet_keras.tuning.hypermodel import OBJECTIVE
+from alexnet_keras.tuning.outcomes import FAILED, read_outcome
+
+#: so many trials that fail one after the other, for the same reason, end a search
+MOST_FAILURES = 3
+#: times that a trial is begun whose process is gone before it ends: killed for its memory, say
+MOST_ATTEMPTS = 2
+#: random trials before the first that the Gaussian process proposes
+RANDOM_FIRST = 15
+#: what a score's noise adds to its variance among trials, as a share: with some hundred photographs
+#: to choose by, much of what trials differ by is chance
+NOISE = 0.3
+
+SEARCHES = ("bayesian", "random", "hyperband")
+
+
+class _Timed:
+    """What all searches here have in common; goes before an oracle of keras-tuner.
+
+    Attributes:
+        stopped_because: why the search ended before its time; `None` while it has not.
+    """
+
+    budget: Budget
+    stopped_because: str | None = None
+    #: whether a process has been told that there is nothing more to do
+    ended = False
+
+    def create_trial(self, tuner_id: str) -> trial_module.Trial:
+        if self.stopped_because is None and not self.budget.over:
+            trial = super().create_trial(tuner_id)
+            if trial.status == "IDLE":
+                time.sleep(0.1)  # keras-tuner's loop asks again at once
+            if trial.status != "STOPPED":
+                return trial
+        self.ended = True
+        self.tuner_ids.discard(tuner_id)
+        return trial_module.Trial(self.get_space(), trial_id="none", status="STOPPED")
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        if not self.trials:
+            return {"status": "RUNNING", "values": self._default_values()}
+        return super().populate_space(trial_id)
+
+    def _default_values(self) -> dict[str, Any]:
+        chosen = keras_tuner.HyperParameters()
+        for one in self.hyperparameters.space:
+            chosen.merge([one])
+            if chosen.is_active(one):
+                chosen.values[one.name] = one.default
+        return chosen.values
+
+    def _check_consecutive_failures(self) -> None:
+        """In place of keras-tuner's, which counts failures for different reasons together, and
+        raises: a chief's server would never answer again.
+        """
+        last = [self._reason(trial) for trial in self.end_order[-MOST_FAILURES:]]
+        if len(last) == MOST_FAILURES and None not in last and len(set(last)) == 1:
+            self.stopped_because = (
+                f"{MOST_FAILURES} trials in a row failed for the same reason: {last[0]}"
+            )
+
+    def _reason(self, trial_id: str) -> str | None:
+        outcome = read_outcome(Path(self._get_trial_dir(trial_id)))
+        return outcome.reason if outcome is not None and outcome.status == FAILED else None
+
+    def save(self) -> None:
+        write_json(Path(self._get_oracle_fname()), self.get_state())
+
+    def _save_trial(self, trial: trial_module.Trial) -> None:
+        folder = Path(self._get_trial_dir(trial.trial_id))
+        write_json(folder / "trial.json", trial.get_state())
+
+    def reload(self) -> None:
+        super().reload()
+        # Killed between two files: what runs is to run again, what has ended is not.
+        ended = {name for name, trial in self.trials.items() if trial.status != "RUNNING"}
+        queued = [name for name in self._retry_queue if name not in ended]
+        lost = [name for name in sorted(self.trials) if name not in ended | set(queued)]
+        self._retry_queue = [*queued, *lost]
+        self.end_order += [name for name in sorted(ended) if name not in self.end_order]
+        self.start_order += [name for name in sorted(self.trials) if name not in self.start_order]
+
+
+class RandomSearch(_Timed, RandomSearchOracle):
+    """Settings drawn evenly from their ranges."""
+
+
+class BayesianSearch(_Timed, BayesianOptimizationOracle):
+    """Settings that a Gaussian process of the trials so far expects most of, or knows least of."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            # Of a length scale at the end of its range, where scores are little but noise.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found = super().populate_space(trial_id)
+        # keras-tuner's proposes again what it believes to be the best.
+        values = found["values"]
+        again = values is not None and self._duplicate(values)
+        return self._random_populate_space() if again else found
+
+
+class HyperbandSearch(_Timed, HyperbandOracle):
+    """Many settings for few epochs, the best of them for more."""
+
+
+def make_oracle(
+    search: str, *, budget: Budget, seed: int, epochs: int, most_trials: int | None = None
+) -> keras_tuner.Oracle:
+    """The oracle of a search.
+
+    Args:
+        search: one of `SEARCHES`.
+        budget: it proposes nothing once that is over.
+        epochs: of a whole trial, which Hyperband gives a share of.
+        most_trials: ends the search too; Hyperband has no use for it.
+
+    Raises:
+        ValueError: there is no such search.
+    """
+    common = {
+        "objective": OBJECTIVE,
+        "seed": seed or 1,  # 0 would be taken for none
+        "max_consecutive_failed_trials": MOST_FAILURES,
+    }
+    makers: dict[str, Callable[[], keras_tuner.Oracle]] = {
+        "random": lambda: RandomSearch(max_trials=most_trials, **common),
+        "bayesian": lambda: BayesianSearch(
+            max_trials=most_trials, num_initial_points=RANDOM_FIRST, alpha=NOISE, **common
+        ),
+        "hyperband": lambda: HyperbandSearch(
+            max_epochs=epochs, hyperband_iterations=None, **common
+        ),
+    }
+    if search not in makers:
+        raise ValueError(f"search={search!r} is not one of {', '.join(map(repr, SEARCHES))}.")
+    oracle = makers[search]()
+    oracle.budget = budget
+    oracle.verbose = 0
+    return oracle

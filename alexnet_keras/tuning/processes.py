@@ -1,0 +1,78 @@
+"""A search of several processes on one machine, by keras-tuner's own protocol."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from keras_tuner.src.engine import conditions
+
+from alexnet_keras.errors import UserError
+
+# keras-tuner 1.4.8 prints a value of each condition that it sends.
+conditions.print = lambda *_: None
+
+#: what keras-tuner goes by: this process's name, and where the chief listens
+VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+#: seconds that a worker has to end in, once the search has
+PATIENCE = 30.0
+
+
+def role() -> str:
+    """`"alone"`, or in a search of several processes `"chief"` or `"worker"`.
+
+    Raises:
+        UserError: only some of keras-tuner's variables are set.
+    """
+    given = [name for name in VARIABLES if os.environ.get(name)]
+    if "KERASTUNER_ORACLE_IP" not in given:
+        return "alone"
+    if missing := [name for name in VARIABLES if name not in given]:
+        raise UserError(
+            f"KERASTUNER_ORACLE_IP is set and {missing[0]} is not; set all of "
+            f"{', '.join(VARIABLES)}, or none."
+        )
+    # As keras-tuner has it.
+    return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"
+
+
+@contextmanager
+def workers(count: int, folder: Path, command: Sequence[str] | None = None) -> Iterator[None]:
+    """Inside, this process is the chief of `count` workers, which it has started; none for 0.
+
+    Args:
+        folder: for what workers print, `worker1.log` and so on.
+        command: that starts one; `None` for this process's own.
+    """
+    if count == 0 or role() != "alone":
+        yield
+        return
+    command = command or [sys.executable, *sys.argv]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    places = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
+    started: list[subprocess.Popen[bytes]] = []
+    before = dict(os.environ)
+    try:
+        for number in range(1, count + 1):
+            with (folder / f"worker{number}.log").open("ab") as log:
+                environment = {**before, **places, "KERASTUNER_TUNER_ID": f"worker{number}"}
+                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        os.environ.update(places, KERASTUNER_TUNER_ID="chief")
+        yield
+    finally:
+        for name in VARIABLES:
+            os.environ.pop(name, None)
+        for worker in started:
+            try:
+                worker.wait(PATIENCE)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                worker.terminate()
+        for worker in started:
+            worker.wait()

@@ -1,0 +1,245 @@
+"""A search: trials within a budget, whatever becomes of each."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+import tensorflow as tf
+from keras_tuner.engine.base_tuner import BaseTuner
+from tensorboard.plugins.hparams import api as hparams
+
+from alexnet_keras.data import Splits
+from alexnet_keras.errors import UserError, is_full_disk
+from alexnet_keras.training import NonFiniteLoss
+from alexnet_keras.tuning.budget import Budget, OutOfTime
+from alexnet_keras.tuning.files import read_json, write_json
+from alexnet_keras.tuning.hypermodel import FineTuneHyperModel, Scores
+from alexnet_keras.tuning.oracles import MOST_ATTEMPTS
+from alexnet_keras.tuning.outcomes import COMPLETED, FAILED, STOPPED, Outcome, read_outcomes
+from alexnet_keras.tuning.space import plain
+
+#: a trial trains convolutions if its frozen net is within the best share of those so far
+BEST_SHARE = 0.1
+#: so many trials are compared with before that
+LEAST_COMPARED = 10
+#: seconds that a worker waits for its chief after the time is over
+WORKER_GRACE = 60.0
+TIME_OVER = "the time was over"
+#: what keras-tuner calls the epochs that Hyperband gives a trial
+_EPOCHS = "tuner/epochs"
+
+
+class FineTuneTuner(BaseTuner):
+    """Runs the trials of a `FineTuneHyperModel` until the time is over.
+
+    A trial that fails is recorded with its reason, and the search goes on; the one that runs when
+    the time is over is stopped and counted with what it has. Made again on the same folder, it goes
+    on where it was. With keras-tuner's environment variables (`KERASTUNER_TUNER_ID`,
+    `KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT`) it is the chief of several processes, or one
+    of its workers, which share the folder.
+
+    Args:
+        hypermodel: what is tried.
+        oracle: of `make_oracle`.
+        folder: for everything that is kept of the search.
+        budget: that of the oracle; in a worker, one that reads the chief's.
+        strategy: what every trial trains under.
+        on_end: told of each trial that this process has ended.
+    """
+
+    def __init__(
+        self,
+        hypermodel: FineTuneHyperModel,
+        oracle: keras_tuner.Oracle,
+        folder: Path,
+        budget: Budget,
+        strategy: tf.distribute.Strategy | None = None,
+        on_end: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> None:
+        self.folder, self.budget = folder, budget
+        self._strategy = strategy or tf.distribute.get_strategy()
+        self._on_end = on_end
+        with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from ..."
+            super().__init__(
+                oracle, hypermodel, directory=str(folder.parent), project_name=folder.name
+            )
+        # Whoever is killed in the first trial finds it again.
+        self.save()
+
+    def _populate_initial_space(self) -> None:
+        # What is declared does not depend on a net that would be built.
+        space = self.oracle.get_space()
+        self.hypermodel.choices(space)
+        self.oracle.update_space(space)
+
+    def save(self) -> None:
+        if not self._is_worker():
+            self.oracle.save()
+        write_json(Path(self._get_tuner_fname()), self.get_state())
+
+    def _try_run_and_update_trial(self, trial: Any, *given: Any, **options: Any) -> None:
+        # keras-tuner's own prints a traceback, and takes every exception for the trial's fault.
+        try:
+            self._run_and_update_trial(trial, *given, **options)
+            trial.status = "COMPLETED"
+        except keras_tuner.errors.FailedTrialError as error:
+            trial.status, trial.message = "FAILED", str(error)
+
+    def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
+        folder = Path(self.get_trial_dir(trial.trial_id))
+        began = self.budget.spent
+        settings = plain(trial.hyperparameters)
+        self._attempt: dict[str, Any] = {"went_on": None, "scores": {}}
+        share = self._share(trial)
+
+        def ended(status: str, reason: str | None = None) -> Outcome:
+            scores = self._attempt["scores"]
+            outcome = Outcome(
+                trial=trial.trial_id,
+                settings=settings,
+                status=status,
+                accuracy=scores.get("val_accuracy"),
+                loss=scores.get("val_loss"),
+                frozen_accuracy=scores.get("frozen_accuracy"),
+                went_on=self._attempt["went_on"],
+                reason=reason,
+                began=began,
+                ended=self.budget.spent,
+                worker=self.tuner_id,
+                epochs=share,
+            )
+            outcome.write(folder)
+            self._write_hparams(outcome)
+            self._on_end(outcome)
+            return outcome
+
+        try:
+            self._count_attempt(folder)
+            self._attempt["scores"] = self._run(
+                trial.hyperparameters, share=share, goes_on=self._goes_on, folder=folder
+            )
+        except OutOfTime as error:
+            ended(STOPPED, TIME_OVER)
+            raise keras_tuner.errors.FailedTrialError(TIME_OVER) from error
+        except Exception as error:
+            if is_full_disk(error):
+                raise
+            ended(FAILED, why_failed(error))
+            raise keras_tuner.errors.FailedTrialError(why_failed(error)) from error
+        stopped = "stopped" in self._attempt["scores"]
+        outcome = ended(STOPPED, TIME_OVER) if stopped else ended(COMPLETED)
+        return {"val_accuracy": outcome.accuracy, "val_loss": outcome.loss}
+
+    def search(self, *given: Any, **options: Any) -> None:
+        watching = _ending_after(self.budget) if self._is_worker() else contextlib.nullcontext()
+        with contextlib.suppress(OutOfTime), watching:
+            super().search(*given, **options)
+
+    def pre_create_trial(self) -> None:
+        if self._is_worker():
+            self.budget.check()  # a chief that has gone on to something else does not answer
+
+    def run_on(self, trial_id: str, splits: Splits) -> Scores:
+        """What the settings of a trial come to on another fold, trained to the end.
+
+        Raises:
+            OutOfTime: the time was over before.
+        """
+        hp = self.oracle.get_trial(trial_id).hyperparameters
+        found = self._run(hp, splits=splits)
+        if "stopped" in found:
+            raise OutOfTime
+        return Scores(found["val_accuracy"], found["val_loss"])
+
+    def _run(self, hp: keras_tuner.HyperParameters, **options: Any) -> dict[str, float]:
+        # What the last trial leaves, graphs above all, would add up.
+        keras.utils.clear_session(free_memory=False)
+        gc.collect()
+        keras.utils.set_random_seed(self.hypermodel.seed)
+        with self._strategy.scope():
+            model = self.hypermodel.build(hp)
+            return self.hypermodel.fit(hp, model, interrupt=self.budget.check, **options)
+
+    def _goes_on(self, accuracy: float) -> bool:
+        """Whether a frozen net is so good that its convolutions are worth training."""
+        before = [
+            one.frozen_accuracy if one.frozen_accuracy is not None else one.accuracy
+            for one in read_outcomes(self.folder)
+            if one.accuracy is not None
+        ]
+        enough = len(before) >= LEAST_COMPARED
+        goes_on = enough and bool(accuracy >= np.quantile(before, 1 - BEST_SHARE))
+        self._attempt["went_on"] = goes_on
+        return goes_on
+
+    def _share(self, trial: Any) -> float:
+        """Of the epochs, as Hyperband has it."""
+        epochs = trial.hyperparameters.values.get(_EPOCHS)
+        return 1.0 if epochs is None else min(epochs / self.hypermodel.defaults.head_epochs, 1.0)
+
+    def _count_attempt(self, folder: Path) -> None:
+        """
+        Raises:
+            UserError: the trial has been begun too often.
+        """
+        attempts = int(read_json(folder / "attempts.json").get("begun", 0))
+        if attempts >= MOST_ATTEMPTS:
+            raise UserError(
+                f"The process that ran it was gone {attempts} times before it ended, killed for "
+                "its memory perhaps."
+            )
+        write_json(folder / "attempts.json", {"begun": attempts + 1})
+
+    def _write_hparams(self, outcome: Outcome) -> None:
+        """What TensorBoard's HParams page shows of a trial."""
+        if outcome.accuracy is None:
+            return
+        place = self.folder / "tensorboard" / outcome.trial
+        with tf.summary.create_file_writer(str(place)).as_default():
+            hparams.hparams(outcome.settings, trial_id=outcome.trial)
+            tf.summary.scalar("val_accuracy", outcome.accuracy, step=0)
+            tf.summary.scalar("val_loss", outcome.loss, step=0)
+            tf.summary.scalar("seconds", outcome.ended - outcome.began, step=0)
+
+    def load_model(self, trial: Any) -> keras.Model:
+        raise NotImplementedError(
+            "Trials leave settings, not weights; give best.json to a fine-tuning recipe."
+        )
+
+
+@contextlib.contextmanager
+def _ending_after(budget: Budget) -> Iterator[None]:
+    """Ends this worker if it still waits for its chief long after the time is over."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            if budget.left() < -WORKER_GRACE:
+                print("The chief is gone; this worker ends.", flush=True)
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def why_failed(error: BaseException) -> str:
+    """One line: the same for failures of the same kind."""
+    if isinstance(error, NonFiniteLoss):
+        return "the loss became no number"
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return "out of memory"
+    said = str(error).strip().splitlines() or [""]
+    return said[0] if isinstance(error, UserError) else f"{type(error).__name__}: {said[0][:200]}"

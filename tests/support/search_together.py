@@ -1,0 +1,49 @@
+"""A chief and two workers on one small search; run as a script, by itself for each of them.
+
+    python search_together.py FOLDER '{"trials": 6}'
+
+Prints what was found as JSON. With `dies`, the worker of that name is gone in its first trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import small_search  # noqa: E402
+from alexnet_keras import tuning  # noqa: E402
+from alexnet_keras.transfer import classifier  # noqa: E402
+from alexnet_keras.tuning import search  # noqa: E402
+
+
+def main(folder: Path, options: dict) -> None:
+    classifier.variant_row = small_search.narrow_row
+    search.GRACE = 3.0
+    folds = small_search.small_folds()
+    model = small_search.hypermodel(folds, folder)
+    if os.environ.get("KERASTUNER_TUNER_ID") == options.get("dies"):
+        model.fit = lambda *_, **__: os._exit(9)
+    said: list[str] = []
+    with tuning.workers(2, folder):
+        found = tuning.search_settings(
+            model,
+            folds,
+            folder / "search",
+            search="random",
+            seconds=options.get("seconds", 300),
+            most_trials=options["trials"],
+            say=said.append,
+        )
+    if found is not None:
+        told = {"trials": len(found.outcomes), "settings": found.settings, "said": said}
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,219 @@
+"""The whole search: trials, the best of them on other folds, what is found."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_keras import UserError
+from alexnet_keras.transfer import Choices
+from alexnet_keras.tuning import (
+    Budget,
+    OutOfTime,
+    Scores,
+    read_outcomes,
+    role,
+    search_settings,
+    write_best,
+    write_trials,
+)
+from alexnet_keras.tuning import search as module
+from alexnet_keras.tuning.processes import VARIABLES
+from small_search import SHORT
+
+
+@pytest.fixture
+def scored(model, monkeypatch, folds):
+    """A hypermodel whose accuracies come from `scored.accuracy(choices, fold)`."""
+
+    def fit(hp, net, *, splits=None, interrupt, **_):
+        interrupt()
+        fold = 0 if splits is None else [one is splits for one in model.folds].index(True)
+        model.tried.append((model.choices(hp), fold))
+        return {"val_accuracy": model.accuracy(model.choices(hp), fold), "val_loss": 1.0}
+
+    model.folds, model.tried = folds, []
+    model.accuracy = lambda choices, fold: 0.5 + choices.label_smoothing
+    monkeypatch.setattr(model, "build", lambda hp: None)
+    monkeypatch.setattr(model, "fit", fit)
+    return model
+
+
+def searched(model, folder, **options):
+    said = []
+    given = {"seconds": 600, "most_trials": 12, "search": "random", "say": said.append, **options}
+    return search_settings(model, model.folds, folder, **given), said
+
+
+def test_the_best_on_all_folds_is_found(scored, tmp_path):
+    found, said = searched(scored, tmp_path / "s")
+    assert found.settings["label_smoothing"] == 0.2
+    assert Choices.of(found.settings).label_smoothing == 0.2
+    assert len(found.outcomes) == 12
+    assert len(found.finalists) == 5 and all(len(one.scores) == 2 for one in found.finalists)
+    assert found.default.outcome.trial == "00" and found.default.accuracy == 0.6
+    assert found.finalists[0].accuracy == 0.7
+    assert "tried on 2 of 2 folds" in said[-1]
+    assert [fold for _, fold in scored.tried] == [0] * 12 + [1] * 5
+
+
+def test_one_that_was_lucky_with_its_fold_is_not(scored, tmp_path):
+    default = Choices(**{**vars(SHORT), "head": "bilinear"})
+
+    def accuracy(choices, fold):
+        usual = choices.label_smoothing == default.label_smoothing and choices.views == 1
+        return 0.8 if usual else (0.9, 0.6)[fold]
+
+    scored.accuracy = accuracy
+    found, _ = searched(scored, tmp_path / "s")
+    assert found.finalists[0].accuracy == pytest.approx(0.8)
+
+
+def test_the_default_wins_where_nothing_is_better(scored, tmp_path):
+    scored.accuracy = lambda choices, fold: 0.75
+    found, _ = searched(scored, tmp_path / "s")
+    assert found.finalists[0] is found.default
+    chosen = Choices.of(found.settings)
+    assert (chosen.head, chosen.image_size, chosen.unfreeze_from) == ("bilinear", 64, ())
+
+
+def test_without_time_for_them_folds_are_left_out_for_all(scored, tmp_path, monkeypatch):
+    real, runs = module.FineTuneTuner.run_on, []
+
+    def run_on(tuner, trial, splits):
+        runs.append(trial)
+        if len(runs) > 3:
+            raise OutOfTime
+        return real(tuner, trial, splits)
+
+    monkeypatch.setattr(module.FineTuneTuner, "run_on", run_on)
+    found, said = searched(scored, tmp_path / "s")
+    assert all(len(one.scores) == 1 for one in found.finalists)
+    assert "tried on 1 of 2 folds" in said[-1]
+    # Started again, those that were done are not done again.
+    monkeypatch.setattr(module.FineTuneTuner, "run_on", real)
+    before = len(scored.tried)
+    found, said = searched(scored, tmp_path / "s")
+    assert len(scored.tried) - before == 2
+    assert all(len(one.scores) == 2 for one in found.finalists)
+    assert said[0].startswith("Going on after 12 trials")
+
+
+def test_another_search_in_the_folder_is_refused_and_left_alone(scored, tmp_path):
+    searched(scored, tmp_path / "s", identity={"weights": "a"})
+    before = {path: path.read_bytes() for path in (tmp_path / "s").rglob("*.json")}
+    with pytest.raises(UserError, match="search with weights 'a', not 'b'.*--output"):
+        searched(scored, tmp_path / "s", identity={"weights": "b"})
+    with pytest.raises(UserError, match="search with search 'random', not 'bayesian'"):
+        searched(scored, tmp_path / "s", search="bayesian", identity={"weights": "a"})
+    assert before == {path: path.read_bytes() for path in (tmp_path / "s").rglob("*.json")}
+
+
+def test_when_all_fails_the_reason_is_the_answer(scored, tmp_path):
+    def accuracy(choices, fold):
+        raise MemoryError
+
+    scored.accuracy = accuracy
+    with pytest.raises(UserError, match="3 trials in a row failed .* out of memory"):
+        searched(scored, tmp_path / "s")
+
+
+def test_no_time_at_all_is_said(scored, tmp_path):
+    with pytest.raises(UserError, match="No trial has come to a score .* more --minutes"):
+        searched(scored, tmp_path / "s", seconds=1)
+
+
+def test_more_time_goes_on_with_more_trials(scored, tmp_path):
+    searched(scored, tmp_path / "s", most_trials=6)
+    found, _ = searched(scored, tmp_path / "s", most_trials=9)
+    assert len(found.outcomes) == 9
+    assert sum(fold == 0 for _, fold in scored.tried) == 9
+
+
+def test_the_time_is_kept(model, folds, tmp_path, monkeypatch):
+    spent = []
+    model.folds = folds
+    real = Budget.extend
+    monkeypatch.setattr(
+        Budget, "extend", lambda budget, more: spent.append(budget.spent) or real(budget, more)
+    )
+    found, _ = searched(model, tmp_path / "s", seconds=30, most_trials=None)
+    assert spent[0] < 0.8 * 30 + 1
+    assert found.seconds < 31
+    assert len(found.outcomes) >= 2
+
+
+def test_what_is_found_is_written_for_others(scored, tmp_path):
+    found, _ = searched(scored, tmp_path / "s")
+    written = write_best(tmp_path / "best.json", found, {"weights": "x"})
+    assert json.loads((tmp_path / "best.json").read_text()) == json.loads(json.dumps(written))
+    search = written["search"]
+    assert (search["weights"], search["trials"], search["folds"]) == ("x", 12, 2)
+    assert (search["accuracy"], search["default_accuracy"]) == (0.7, 0.6)
+    write_trials(tmp_path / "trials.csv", found.outcomes)
+    with (tmp_path / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trial"] for row in rows] == [one.trial for one in found.outcomes]
+    for row, outcome in zip(rows, found.outcomes, strict=True):
+        assert float(row["accuracy"]) == outcome.accuracy
+        assert row["head"] == outcome.settings["head"]
+        assert (row["learning_rate"] == "") == ("learning_rate" not in outcome.settings)
+
+
+def test_a_part_of_the_variables_is_refused(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert role() == "alone"
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    with pytest.raises(UserError, match="KERASTUNER_TUNER_ID is not"):
+        role()
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "8000")
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    assert role() == "chief"
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker7")
+    assert role() == "worker"
+
+
+class TestSeveralProcesses:
+    """A chief and two workers, each a process of its own."""
+
+    def run(self, repository, folder, **options):
+        command = [sys.executable, str(repository / "tests" / "support" / "search_together.py")]
+        done = subprocess.run(
+            [*command, str(folder), json.dumps(options)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def test_share_one_search(self, repository, tmp_path):
+        found = self.run(repository, tmp_path, trials=6)
+        outcomes = read_outcomes(tmp_path / "search" / "trials")
+        assert len(outcomes) == found["trials"] == 6
+        assert {outcome.worker for outcome in outcomes} == {"worker1", "worker2"}
+        assert {outcome.status for outcome in outcomes} == {"completed"}
+        told = {json.dumps(outcome.settings, sort_keys=True) for outcome in outcomes}
+        assert len(told) == 6
+        assert Choices.of(found["settings"])
+        # At the same time, not one after the other.
+        spans = sorted((one.began, one.ended) for one in outcomes)
+        assert any(later[0] < earlier[1] for earlier, later in zip(spans, spans[1:], strict=False))
+
+    def test_a_worker_that_is_lost_does_not_stop_the_others(self, repository, tmp_path):
+        found = self.run(repository, tmp_path, trials=5, dies="worker1", seconds=75)
+        outcomes = read_outcomes(tmp_path / "search" / "trials")
+        assert {outcome.worker for outcome in outcomes} == {"worker2"}
+        assert found["trials"] == len(outcomes) >= 3
+        assert found["said"] and "No answer from worker1" in " ".join(found["said"])
+
+
+def test_scores_rank_by_accuracy_and_then_by_loss():
+    assert Scores(0.9, 2.0).rank > Scores(0.8, 0.1).rank
+    assert Scores(0.9, 0.1).rank > Scores(0.9, 0.2).rank
