@@ -55,8 +55,8 @@ class FeatureBank:
         """
         names = [layer.name for layer in model.layers]
         read = [name for name in names if name.startswith("pairs") and name != "pairs"]
-        if not read and "averages" in names:
-            read = ["averages"]
+        if not read:  # of maps too small for cells there is but one average
+            read = [name for name in ("averages", "average") if name in names][:1]
         weighted = [layer.name for layer in model.layers if layer.weights]
         above = names.index(first_trained) > max(map(names.index, read), default=len(names))
         if not above or weighted.index(first_trained) == 0:
@@ -100,7 +100,7 @@ class FeatureBank:
     @staticmethod
     def _name(layer: str, names: list[str]) -> str:
         """What the bank calls that which a layer of a classifier gives."""
-        if layer != "averages":
+        if layer.startswith("pairs"):
             return layer
         last = max(int(name[4]) for name in names if name[:4] == "conv" and name[4:5].isdigit())
         return f"averages{last}"

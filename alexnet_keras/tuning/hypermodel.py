@@ -24,7 +24,9 @@ from alexnet_keras.tuning.feature_bank import FeatureBank
 from alexnet_keras.tuning.space import ask
 from alexnet_keras.weights import open_weights
 
-#: of what frozen layers give, kept in memory by each process
+#: of what frozen layers give, on disk: trials of many sizes and augmentations need more than a run
+DISK_BYTES = 16 * 2**30
+#: of it, kept in memory by each process
 MEMORY_BYTES = 3 * 2**30
 #: the accuracy on the photographs that settings are chosen by, 0..1
 OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
@@ -105,7 +107,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         self.splits, self.defaults = splits, defaults or Choices()
         self.precision, self.seed = precision, seed
         self._source = {"weights": weights, "variant": variant, "crop": crop}
-        self._cache = cache or FeatureCache(memory_bytes=MEMORY_BYTES)
+        self._cache = cache or FeatureCache(most_bytes=DISK_BYTES, memory_bytes=MEMORY_BYTES)
         with_fc6 = "fc6/kernel" in open_weights(weights, variant).tensors
         self.heads = tuple(heads or ("bilinear", "pooled", *(("fc",) if with_fc6 else ())))
         default = replace(self.defaults, head=self.heads[0])

@@ -24,7 +24,8 @@ class Outcome:
 
     Attributes:
         trial: its name, a number.
-        settings: the choices that were active, by name.
+        settings: the choices that were active, by name; without convolutions to train where the
+            trial did not go on to them.
         status: `COMPLETED`, `STOPPED` or `FAILED`.
         accuracy, loss: as in `Scores`; `None` where it failed, or had learned nothing when it was
             stopped.

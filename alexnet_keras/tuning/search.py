@@ -170,7 +170,7 @@ def search_settings(
         outcomes,
         finalists,
         next((one for one in finalists if int(one.outcome.trial) == DEFAULT_TRIAL), None),
-        _settings(hypermodel.choices(oracle.get_trial(best.trial).hyperparameters)),
+        _settings(hypermodel.choices(tuner.done_in(best))),
         budget.spent,
         oracle.stopped_because,
     )
@@ -201,7 +201,7 @@ def _finals(
             for outcome in chosen:
                 key = f"{outcome.trial}/{number}"
                 if key not in known:
-                    scores = tuner.run_on(outcome.trial, folds[number])
+                    scores = tuner.run_on(outcome, folds[number])
                     known[key] = asdict(scores)
                     write_json(path, known)
             done = number + 1

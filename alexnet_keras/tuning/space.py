@@ -30,7 +30,9 @@ REASONS = {
     "schedule": "How rates go on once they have risen; to zero is safer where epochs are few.",
     "label_smoothing": "None to twice the default; it also keeps probabilities from becoming sure.",
     "views": "Views of each photograph: the measured one, its mirror image, then random crops. "
-    "Each costs a pass of the frozen layers, once for all trials of the same size.",
+    "Each costs a pass of the frozen layers, once for all trials of the same size; random ones "
+    "once for those with the same augmentation too, so that more than four would take most of a "
+    "search.",
     "augmentation": "What the random ones among them show, if there are any.",
     "strength": "Times the size of the augmentation's changes: few levels, so that trials share "
     "what the frozen layers give.",
@@ -45,7 +47,7 @@ REASONS = {
 SIZES = (0.75, 0.875, 1.0, 1.125)
 #: the least that all five convolutions have something to pool of
 LEAST_SIZE = 64
-VIEWS = (1, 2, 4, 6)
+VIEWS = (1, 2, 3, 4)
 STRENGTHS = (0.5, 1.0, 1.5)
 LABEL_SMOOTHING = (0.0, 0.05, 0.1, 0.2)
 #: least, most and default of dropout, in steps of .1

@@ -98,15 +98,15 @@ class FineTuneTuner(BaseTuner):
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
         folder = Path(self.get_trial_dir(trial.trial_id))
         began = self.budget.spent
-        settings = plain(trial.hyperparameters)
         self._attempt: dict[str, Any] = {"went_on": None, "scores": {}}
         share = self._share(trial)
 
         def ended(status: str, reason: str | None = None) -> Outcome:
             scores = self._attempt["scores"]
+            hp = _done(trial.hyperparameters, self._attempt["went_on"])
             outcome = Outcome(
                 trial=trial.trial_id,
-                settings=settings,
+                settings=plain(hp),
                 status=status,
                 accuracy=scores.get("val_accuracy"),
                 loss=scores.get("val_loss"),
@@ -149,14 +149,17 @@ class FineTuneTuner(BaseTuner):
         if self._is_worker():
             self.budget.check()  # a chief that has gone on to something else does not answer
 
-    def run_on(self, trial_id: str, splits: Splits) -> Scores:
-        """What the settings of a trial come to on another fold, trained to the end.
+    def done_in(self, outcome: Outcome) -> keras_tuner.HyperParameters:
+        """What was trained in a trial: with no convolutions where it did not go on to them."""
+        return _done(self.oracle.get_trial(outcome.trial).hyperparameters, outcome.went_on)
+
+    def run_on(self, outcome: Outcome, splits: Splits) -> Scores:
+        """What was trained in a trial, trained to the end and measured on another fold.
 
         Raises:
             OutOfTime: the time was over before.
         """
-        hp = self.oracle.get_trial(trial_id).hyperparameters
-        found = self._run(hp, splits=splits)
+        found = self._run(self.done_in(outcome), splits=splits)
         if "stopped" in found:
             raise OutOfTime
         return Scores(found["val_accuracy"], found["val_loss"])
@@ -215,6 +218,15 @@ class FineTuneTuner(BaseTuner):
         raise NotImplementedError(
             "Trials leave settings, not weights; give best.json to a fine-tuning recipe."
         )
+
+
+def _done(hp: keras_tuner.HyperParameters, went_on: bool | None) -> keras_tuner.HyperParameters:
+    """What was trained of what `hp` asks for."""
+    hp = hp.copy()
+    if went_on is False:
+        hp.values["unfreeze"] = 0
+        hp.ensure_active_values()
+    return hp
 
 
 @contextlib.contextmanager

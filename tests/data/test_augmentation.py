@@ -176,8 +176,8 @@ def test_the_fifth_view_is_the_centre_crop(keep_aspect):
 class TestStrength:
     @pytest.fixture(scope="class")
     def photograph(self):
-        coarse = np.random.default_rng(0).integers(40, 215, (7, 9, 3), dtype=np.uint8)
-        image = Image.fromarray(coarse).resize((90, 70), Image.Resampling.BICUBIC)
+        coarse = np.random.default_rng(0).integers(40, 215, (7, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((70, 70), Image.Resampling.BICUBIC)
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()
@@ -189,16 +189,13 @@ class TestStrength:
         assert repr(preset.at_strength(0.5)) != repr(preset)  # views are told apart by it
 
     @pytest.mark.parametrize("name", AUGMENTATIONS)
-    def test_of_zero_changes_nothing_but_the_side(self, name, photograph):
+    def test_of_zero_shows_a_square_photograph_as_it_is(self, name, photograph):
         none = AUGMENTATIONS[name]().at_strength(0.0)
         seeds = [tf.constant([seed, 1]) for seed in range(6)]
         views = [augmented_view(photograph, none, 32, seed).numpy() for seed in seeds]
         seen = [view if np.ptp(view - views[0]) < 1 else view[:, ::-1] for view in views]
-        if name == "alexnet2012":  # a square of the shorter side has room along the longer one
-            assert none.crop.ratio == 1 and none.recolor.sigma == 0
-        else:
-            for view in seen:
-                np.testing.assert_allclose(view, seen[0], atol=0.01)
+        for view in seen:
+            np.testing.assert_allclose(view, seen[0], atol=0.01)
 
     def test_areas_aspects_and_colours_grow_with_it(self):
         half, usual, more = (AUGMENTATIONS["gentle"]().at_strength(s) for s in (0.5, 1.0, 2.0))

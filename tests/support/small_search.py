@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from alexnet_keras import UserError, tuning
 from alexnet_keras.alexnet import VARIANTS
 from alexnet_keras.data import split
-from alexnet_keras.transfer import Choices, FeatureCache
+from alexnet_keras.transfer import Choices, FeatureCache, classifier
 from alexnet_keras.tuning import Budget, FineTuneHyperModel, FineTuneTuner, make_oracle
+from alexnet_keras.weights.stored import StoredWeights
 from two_colours import colored
 
 SIDE, WIDTH = 64, 8
@@ -20,6 +23,22 @@ SHORT = Choices(image_size=SIDE, head_epochs=2, epochs=1, batch_size=8, views=1)
 def narrow_row(name):
     """A row of the table with a few channels; to take the place of `classifier.variant_row`."""
     return replace(VARIANTS[name], filters=(WIDTH,) * 5, hidden_units=(8, 8))
+
+
+def read_narrow(path, variant=None):
+    """Tensors whose shapes are no variant's; to take the place of `open_weights`."""
+    if path is None:
+        raise UserError("There are no weights.")
+    with np.load(path) as tensors:
+        return StoredWeights(Path(path), "npz", dict(tensors), ("torchvision",), None)
+
+
+def make_narrow(put=setattr):
+    """Lets classifiers and searches build narrow nets; `put` may be that of a monkeypatch."""
+    put(classifier, "variant_row", narrow_row)
+    put(classifier, "open_weights", read_narrow)
+    put(classifier, "choose_variant", lambda variant, stored: "torchvision")
+    put(tuning.hypermodel, "open_weights", read_narrow)
 
 
 def write_trunk(path):
@@ -36,7 +55,7 @@ def write_trunk(path):
 
 def small_folds(count=60):
     """Two folds of photographs of two colours."""
-    return split(colored(count, 0)).folds(2)
+    return split(colored(count, 0), stopping=colored(8, 1)).folds(2)
 
 
 def hypermodel(folds, folder, **options):

@@ -7,8 +7,8 @@ import pytest
 
 from alexnet_keras import UserError
 from alexnet_keras.data import AUGMENTATIONS
-from alexnet_keras.transfer import Choices, classifier
-from small_search import SHORT, narrow_row, write_trunk
+from alexnet_keras.transfer import Choices
+from small_search import SHORT, make_narrow, write_trunk
 
 
 def test_they_survive_json():
@@ -44,7 +44,7 @@ def test_what_is_none_is_told_in_a_sentence(settings, words):
 
 
 def test_they_reach_net_phases_and_training(monkeypatch, tmp_path):
-    monkeypatch.setattr(classifier, "variant_row", narrow_row)
+    make_narrow(monkeypatch.setattr)
     chosen = Choices.of(
         {
             **asdict(SHORT),
@@ -76,7 +76,7 @@ def test_they_reach_net_phases_and_training(monkeypatch, tmp_path):
 
 
 def test_a_pooled_head_has_its_width_and_dropouts(monkeypatch, tmp_path):
-    monkeypatch.setattr(classifier, "variant_row", narrow_row)
+    make_narrow(monkeypatch.setattr)
     chosen = Choices(head="pooled", hidden_units=7, dropout=0.3, cut="conv3", image_size=64)
     model = chosen.build(2, weights=write_trunk(tmp_path / "t.npz"), variant="torchvision").model
     assert model.get_layer("hidden").units == 7

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from alexnet_keras.transfer import classifier
-from small_search import hypermodel, narrow_row, small_folds
+from small_search import hypermodel, make_narrow, small_folds
 
 
 @pytest.fixture
 def narrow(monkeypatch):
     """Variants of a few channels a layer."""
-    monkeypatch.setattr(classifier, "variant_row", narrow_row)
+    make_narrow(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

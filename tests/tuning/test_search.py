@@ -81,14 +81,34 @@ def test_the_default_wins_where_nothing_is_better(scored, tmp_path):
     assert (chosen.head, chosen.image_size, chosen.unfreeze_from) == ("bilinear", 64, ())
 
 
+def test_what_a_trial_did_not_go_on_to_is_not_found(scored, tmp_path):
+    """Convolutions are not unfrozen in the finals, nor in the settings, where the trial did not."""
+    fit = scored.fit
+
+    def wanting(hp, net, *, goes_on=None, **options):
+        found = fit(hp, net, **options)
+        if scored.choices(hp).unfreeze_from:
+            assert goes_on is not None and not goes_on(0.1)
+            return {**found, "val_accuracy": 0.9}
+        return found
+
+    scored.fit = wanting
+    found, _ = searched(scored, tmp_path / "s")
+    best = max(found.outcomes, key=lambda one: one.accuracy)
+    assert best.accuracy == 0.9 and best.went_on is False
+    assert best.settings["unfreeze"] == 0 and "learning_rate" not in best.settings
+    assert not [choices for choices, fold in scored.tried if fold and choices.unfreeze_from]
+    assert found.settings["unfreeze_from"] == ()
+
+
 def test_without_time_for_them_folds_are_left_out_for_all(scored, tmp_path, monkeypatch):
     real, runs = module.FineTuneTuner.run_on, []
 
-    def run_on(tuner, trial, splits):
-        runs.append(trial)
+    def run_on(tuner, outcome, splits):
+        runs.append(outcome)
         if len(runs) > 3:
             raise OutOfTime
-        return real(tuner, trial, splits)
+        return real(tuner, outcome, splits)
 
     monkeypatch.setattr(module.FineTuneTuner, "run_on", run_on)
     found, said = searched(scored, tmp_path / "s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import tensorflow as tf
@@ -39,6 +40,8 @@ def test_every_search_begins_with_the_default_and_repeats_nothing(quick, tmp_pat
         return {"val_accuracy": 0.5 + choices.label_smoothing, "val_loss": choices.head_rate}
 
     quick.does = does
+    if search == "hyperband":
+        quick.defaults = replace(quick.defaults, head_epochs=9)
     made, _, ended = tuner(quick, tmp_path / "s", search=search, trials=30)
     if search == "hyperband":  # goes on until its time is over
         made.budget._until = budget_module.time.time() + budget_module.RESERVE + 4
@@ -47,7 +50,7 @@ def test_every_search_begins_with_the_default_and_repeats_nothing(quick, tmp_pat
     assert seen[0].head == "bilinear" and seen[0].image_size == 64 and seen[0].views == 1
     assert seen[0].head_rate == 0.0005 and seen[0].unfreeze_from == ()
     if search == "hyperband":
-        assert {outcome.epochs for outcome in ended} == {1.0, 0.5}
+        assert {round(9 * outcome.epochs) for outcome in ended} == {1, 3, 9}
         ended = [outcome for outcome in ended if outcome.epochs == 1.0]
     told = [json.dumps(outcome.settings, sort_keys=True) for outcome in ended]
     assert len(set(told)) == len(told)
@@ -90,7 +93,7 @@ def test_tensorboard_gets_the_choices_and_scores(quick, tmp_path):
     told = data.session_start_info.hparams
     assert set(told) == set(ended[0].settings)
     assert told["head"].string_value == "bilinear"
-    assert set(events.Tags()["tensors"]) == {"val_accuracy", "val_loss", "seconds"}
+    assert set(events.Tags()["tensors"]) >= {"val_accuracy", "val_loss", "seconds"}
 
 
 class TestFailures:
@@ -162,12 +165,11 @@ class TestFailures:
 class TestTime:
     def test_the_running_trial_is_stopped_and_counted(self, model, tmp_path, monkeypatch):
         made, _, ended = tuner(model, tmp_path / "s", trials=50)
-        real = budget_module.Budget.left
         calls = []
 
         def left(budget):
-            calls.append(1)
-            return real(budget) if len(calls) < 40 else 0.0
+            calls.append(1) if ended else None
+            return 100.0 if len(calls) < 12 else 0.0
 
         monkeypatch.setattr(budget_module.Budget, "left", left)
         made.search()
