@@ -40,11 +40,11 @@ class _Timed:
 
     budget: Budget
     stopped_because: str | None = None
-    #: whether a process has been told that there is nothing more to do
+    #: whether there is nothing more to do, as a process has been told
     ended = False
 
     def create_trial(self, tuner_id: str) -> trial_module.Trial:
-        if self.stopped_because is None and not self.budget.over:
+        if self.stopped_because is None and not self.ended and not self.budget.over:
             trial = super().create_trial(tuner_id)
             if trial.status == "IDLE":
                 time.sleep(0.1)  # keras-tuner's loop asks again at once

@@ -33,6 +33,8 @@ FINALISTS = 4
 FINALS_SHARE = 0.2
 #: seconds that a chief waits for workers after the time is over
 GRACE = 30.0
+#: seconds that a worker waits for its chief to begin
+CHIEF_PATIENCE = 300.0
 #: the trial that has the default settings
 DEFAULT_TRIAL = 0
 
@@ -112,7 +114,7 @@ def search_settings(
         most_trials: ends it too.
         identity: what must not change between two starts, by name, as JSON can hold it.
         strategy: what every trial trains under.
-        on_end: told of each trial that this process has ended.
+        on_end: told of each trial that ends; in a worker, of its own.
         say: receives a sentence about what is done.
 
     Returns:
@@ -124,7 +126,7 @@ def search_settings(
     folder.mkdir(parents=True, exist_ok=True)
     part = role()
     if part == "worker":
-        _wait_for(folder / "search.json")
+        _wait_for_chief(folder)
     known = {"search": search, "seed": hypermodel.seed, **(identity or {})}
     _check_same(folder / "search.json", known, writes=part != "worker")
     budget = Budget(
@@ -148,7 +150,7 @@ def search_settings(
         say(f"Going on after {before} trials and {budget.spent:.0f} s.")
     try:
         if part == "chief":
-            _serve(tuner, oracle, budget, say)
+            _serve(tuner, oracle, budget, on_end, say)
         else:
             tuner.search()
     finally:
@@ -226,29 +228,45 @@ def _settings(choices: Choices) -> dict[str, Any]:
     return {name: getattr(choices, name) for name in names}
 
 
-def _serve(tuner: FineTuneTuner, oracle: Any, budget: Budget, say: Callable[[str], None]) -> None:
+def _serve(
+    tuner: FineTuneTuner,
+    oracle: Any,
+    budget: Budget,
+    on_end: Callable[[Outcome], None],
+    say: Callable[[str], None],
+) -> None:
     """Answers workers until none of them runs a trial any more, or they are lost."""
     # keras-tuner's own waits for all workers that have ever asked, in steps of 20 s.
     threading.Thread(target=tuner.search, daemon=True).start()
-    while budget.left() > -GRACE:
-        time.sleep(0.2)
-        if (oracle.ended or budget.over) and not oracle.ongoing_trials:
-            return
+    told = {outcome.trial for outcome in read_outcomes(tuner.folder)}
+    try:
+        while budget.left() > -GRACE:
+            time.sleep(0.5)
+            for outcome in read_outcomes(tuner.folder):
+                if outcome.trial not in told:
+                    told.add(outcome.trial)
+                    on_end(outcome)
+            if (oracle.ended or budget.over) and not oracle.ongoing_trials:
+                return
+    finally:
+        oracle.ended = True  # also when there is time again, for something else
     lost = ", ".join(sorted(oracle.ongoing_trials))
     say(f"No answer from {lost} within {GRACE:.0f} s after the time was over; going on without.")
 
 
-def _wait_for(path: Path) -> None:
-    """
+def _wait_for_chief(folder: Path) -> None:
+    """Until the chief of this search, which may be started later, has given it time.
+
     Raises:
         UserError: it does not come.
     """
-    for _ in range(600):
-        if path.exists():
+    for _ in range(round(CHIEF_PATIENCE / 0.5)):
+        if (folder / "search.json").exists() and not Budget(folder / "budget.json", None).over:
             return
         time.sleep(0.5)
     raise UserError(
-        f"There is no {path} after five minutes; start the chief, on the same --output folder."
+        f"No chief has begun a search in {folder}, or gone on with one, within "
+        f"{CHIEF_PATIENCE / 60:.0f} minutes; start it on the same --output folder."
     )
 
 

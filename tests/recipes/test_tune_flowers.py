@@ -159,6 +159,7 @@ def test_two_workers_share_a_search(photographs, repository, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and {row["worker"] for row in rows} == {"worker1", "worker2"}
     assert "Of 4 trials the best" in done.stdout
+    assert done.stdout.count("\ntrial ") == 4  # the chief tells of its workers' trials
     assert "trial" in (tmp_path / "out" / "worker1.log").read_text()
 
 

@@ -227,7 +227,7 @@ class TestSeveralProcesses:
         assert any(later[0] < earlier[1] for earlier, later in zip(spans, spans[1:], strict=False))
 
     def test_a_worker_that_is_lost_does_not_stop_the_others(self, repository, tmp_path):
-        found = self.run(repository, tmp_path, trials=5, dies="worker1", seconds=75)
+        found = self.run(repository, tmp_path, trials=5, dies="worker1", seconds=50)
         outcomes = read_outcomes(tmp_path / "search" / "trials")
         assert {outcome.worker for outcome in outcomes} == {"worker2"}
         assert found["trials"] == len(outcomes) >= 3
