@@ -89,6 +89,7 @@ class FineTuneOptions(CommonOptions):
 
     Attributes:
         settings: choices without an option of their own, from `--settings`.
+        settings_weights: the weights that these were found with.
     """
 
     head: str
@@ -103,6 +104,7 @@ class FineTuneOptions(CommonOptions):
     search_rate: bool
     compare_scratch: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
+    settings_weights: str | None = None
 
     def choices(self) -> dict[str, Any]:
         """What `transfer.Choices` is made of: the options that are such, and the settings."""
@@ -174,8 +176,9 @@ class _Layers(click.ParamType):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
         if isinstance(value, tuple):
-            return value
-        names = () if value == "none" else tuple(value.split(","))
+            names = value
+        else:
+            names = () if value == "none" else tuple(value.split(","))
         if unknown := [name for name in names if name not in UNFREEZABLE]:
             self.fail(
                 f"{unknown[0]!r} is no layer; name some of {', '.join(UNFREEZABLE)}, or none.",
@@ -536,6 +539,11 @@ def fine_tuning_recipe(
 
     def options(**values: Any) -> FineTuneOptions:
         check_data_options(values)
+        if values["compare_scratch"] and values["settings"] is not None:
+            raise click.UsageError(
+                "Give either --settings or --compare-scratch: settings of fine-tuning are none for "
+                "training from random weights."
+            )
         if values["compare_scratch"] and values["weights"] == "none":
             raise click.UsageError("--compare-scratch needs pretrained weights to compare with.")
         values["export_dir"] = values["export_dir"] or Path("saved_models", name)
@@ -579,15 +587,18 @@ def _settings(path: Path | None) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         settings = dict(found["settings"])
+        search = dict(found.get("search", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = getattr(error, "strerror", None) or "it holds no settings"
         raise click.UsageError(
             f"{path} cannot be read ({why}); give the best.json of a search with --settings."
         ) from error
-    changed: dict[str, Any] = {"settings": {}}
+    changed: dict[str, Any] = {"settings": {}, "settings_weights": search.get("weights")}
     options = {option.name: option for option in context.command.params}
+    # What of a photograph is seen is no choice of the search, and belongs to what it found.
+    settings |= {name: search[name] for name in ("crop",) if name in search}
     for name, value in settings.items():
-        if name not in CHOICE_OPTIONS:
+        if name not in (*CHOICE_OPTIONS, "crop"):
             changed["settings"][name] = value
         elif context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
             given = tuple(value) if isinstance(value, list) else value

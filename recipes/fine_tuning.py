@@ -27,6 +27,11 @@ def fine_tuning(options: FineTuneOptions) -> None:
             "--compare-scratch compares with pretrained weights, and none can be had; give "
             "--weights starter, or the path of a file."
         )
+    if options.settings_weights not in (None, options.weights):
+        run.note(
+            f"The settings were found with the weights {options.settings_weights}, and these are "
+            f"{options.weights}."
+        )
     asked, options = options, options.resolved()
     choices = transfer.Choices.of(options.choices())
     strategy = training.choose_strategy(options.strategy, choices.batch_size)

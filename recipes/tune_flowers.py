@@ -23,7 +23,8 @@ def main(options: TuneOptions) -> None:
     from alexnet_keras.runs import Run
     from alexnet_keras.weights import automatic_weights
 
-    run = Run(options.recipe, options.output, results=(), writes=tuning.role() != "worker")
+    tuning.share_devices()
+    run = Run(options.recipe, options.output, writes=tuning.role() != "worker")
     weights = options.weights
     if weights == "auto":
         weights, sentence = automatic_weights(options.variant)
@@ -39,7 +40,18 @@ def main(options: TuneOptions) -> None:
             say=run.note,
             verbose=0,
         )
-        folds = splits.folds(tuning.FOLDS)
+        folds = tuning.deal_folds(splits)
+        about = {
+            "search": options.search,
+            "seed": options.seed,
+            "photographs": splits.train.fingerprint(),
+            "weights": str(weights),
+            "variant": options.variant,
+            "crop": options.crop,
+            **options.defaults,
+        }
+        tuning.check_same_search(run.folder, about)
+        run.write_config(options, **about)
         hypermodel = tuning.FineTuneHyperModel(
             folds[0],
             weights=weights,
@@ -49,16 +61,8 @@ def main(options: TuneOptions) -> None:
             precision=training.choose_precision(options.precision),
             seed=options.seed,
         )
-        about = {
-            "photographs": splits.train.fingerprint(),
-            "weights": str(weights),
-            "variant": options.variant,
-            "crop": options.crop,
-            **options.defaults,
-        }
-        run.write_config(options, **about)
 
-    with run.phase("search"), tuning.workers(options.workers, run.folder):
+    with run.phase("search"), tuning.workers(options.workers, run.folder) as alive:
         found = tuning.search_settings(
             hypermodel,
             folds,
@@ -68,6 +72,7 @@ def main(options: TuneOptions) -> None:
             already=run.seconds_total,
             most_trials=options.trials,
             identity=about,
+            alive=alive,
             strategy=strategy,
             on_end=viewing.TrialProgress(options.minutes).tell,
             say=run.note,
@@ -76,7 +81,7 @@ def main(options: TuneOptions) -> None:
         return
 
     with run.phase("report"):
-        about |= {"dataset": splits.train.name, "search": options.search, "seed": options.seed}
+        about |= {"dataset": splits.train.name}
         best = tuning.write_best(run.folder / "best.json", found, about)
         tuning.write_trials(run.folder / "trials.csv", found.outcomes)
         report = viewing.gather_search_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Budget:
         self._before = already
         if self._owner:
             self._before += float(read_json(path).get("spent", 0.0))
+        self._looking = threading.Lock()  # a chief's server looks at it too
         self._began = self._written = time.monotonic()
         self._until = 0.0
         if seconds is not None:
@@ -49,13 +51,14 @@ class Budget:
 
     def left(self) -> float:
         """Seconds until the time is over; negative from then on."""
-        if time.monotonic() - self._written > INTERVAL:
-            self._written = time.monotonic()
-            if self._owner:
-                self._write()
-            else:
-                self._read()
-        return self._until - time.time()
+        with self._looking:
+            if time.monotonic() - self._written > INTERVAL:
+                self._written = time.monotonic()
+                if self._owner:
+                    self._write()
+                else:
+                    self._read()
+            return self._until - time.time()
 
     @property
     def over(self) -> bool:
@@ -72,13 +75,15 @@ class Budget:
 
     def extend(self, seconds: float) -> None:
         """Gives more time; of the process that owns the search."""
-        self._until += seconds
-        self._write()
+        with self._looking:
+            self._until += seconds
+            self._write()
 
     def close(self) -> None:
         """Writes down what has been spent."""
         if self._owner:
-            self._write()
+            with self._looking:
+                self._write()
 
     def _write(self) -> None:
         write_json(self._path, {"spent": round(self.spent, 3), "until": self._until})

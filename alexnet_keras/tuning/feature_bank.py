@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate
+from typing import Any
 
 import keras
 import numpy as np
 
-from alexnet_keras.data import CentreView, Examples
+from alexnet_keras.data import CentreView, Examples, View
+from alexnet_keras.errors import UserError
 from alexnet_keras.evaluation import Evaluation
 from alexnet_keras.training import computing_in
 from alexnet_keras.transfer import FeatureCache
@@ -67,6 +70,34 @@ class FeatureBank:
         outputs = head.call([vector[:, first:end] for first, end in stretches])
         return self.model, keras.Model(vector, outputs, name=f"{model.name}_tail")
 
+    def store(
+        self,
+        model: keras.Model,
+        first_trained: str,
+        asked: Sequence[tuple[Examples, View]],
+        interrupt: Callable[[], None],
+    ) -> None:
+        """Runs the frozen layers on what is not stored yet.
+
+        Args:
+            interrupt: called after each batch; may raise.
+
+        Raises:
+            UserError: there is no room for all of it.
+        """
+        trunk, _ = self.cut(model, first_trained)
+        with (
+            self.computing(),
+            TrunkOutputs(trunk, self._cache, self._batch_size) as outputs,
+        ):
+            found = outputs.rows(asked, _Ticking(interrupt))
+        if len(found) < len(asked):
+            raise UserError(
+                f"There is no room in {self._cache.folder} for what the frozen layers give for "
+                f"{len(asked)} views of up to {max(len(one) for one, _ in asked)} photographs; "
+                "make space on the disk, or set KERAS_HOME to a folder on another."
+            )
+
     def evaluate(
         self, model: keras.Model, first_trained: str, examples: Examples, mirrored: bool
     ) -> Evaluation:
@@ -104,3 +135,14 @@ class FeatureBank:
             return layer
         last = max(int(name[4]) for name in names if name[:4] == "conv" and name[4:5].isdigit())
         return f"averages{last}"
+
+
+class _Ticking(keras.utils.Progbar):
+    """A progress bar that is not shown, and calls a function at each step."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        super().__init__(None, verbose=0)
+        self._interrupt = interrupt
+
+    def add(self, n: int, values: Any = None) -> None:
+        self._interrupt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,20 +15,21 @@ import keras_tuner
 import numpy as np
 from scipy import optimize, special
 
-from alexnet_keras.data import Splits
+from alexnet_keras.data import CentreView, Splits
 from alexnet_keras.errors import UserError
 from alexnet_keras.evaluation import Evaluation, evaluate
 from alexnet_keras.training import EpochLog
 from alexnet_keras.transfer import Choices, Classifier, FeatureCache, build_readings, fine_tune
+from alexnet_keras.transfer.fine_tune import stored_views
 from alexnet_keras.tuning.budget import OutOfTime
 from alexnet_keras.tuning.feature_bank import FeatureBank
 from alexnet_keras.tuning.space import ask
-from alexnet_keras.weights import open_weights
+from alexnet_keras.weights import open_weights, preprocessing_of
 
 #: of what frozen layers give, on disk: trials of many sizes and augmentations need more than a run
 DISK_BYTES = 16 * 2**30
-#: of it, kept in memory by each process
-MEMORY_BYTES = 3 * 2**30
+#: of it, kept in memory by each process: an eighth of the machine's, at most so much
+MEMORY_BYTES = min(3 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
 #: the accuracy on the photographs that settings are chosen by, 0..1
 OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
 
@@ -73,7 +75,8 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             a fold of `Splits.folds`, so that the reported figure comes from other photographs.
         weights: pretrained, as in `build_classifier`.
         variant, crop: as in `build_classifier`.
-        defaults: of all that is chosen, and what is not open: batches, epochs, mirrors.
+        defaults: what is not open: mirrors, batches and epochs; and of what is, the default number
+            of views and, where it is given, the size about which others are tried.
         heads: the kinds of head to be tried, keys of `HEADS`, the default first; `None` tries
             bilinear and pooled ones, and AlexNet's own where the weights hold fc6.
         precision: what convolutions compute in while training.
@@ -192,13 +195,20 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 # Stored however few the epochs are: other trials will read it too.
                 always = replace(settings, epochs_a_view=0.0)
                 stopped = False
+                first = frozen[0].trained[0]
+                centre = CentreView(**preprocessing_of(model).geometry)
+                views = stored_views(centre, settings)
+                seen = [centre, replace(centre, mirrored=True)][: 2 if choices.mirror else 1]
+                asked = [(splits.stopping, centre), *((splits.train, view) for view in views)]
+                # What is measured at the end first: then there is time for it.
+                asked = [*((splits.validation, view) for view in seen), *asked]
+                bank.store(model, first, asked, interrupt)
                 try:
                     fine_tune(model, splits, frozen, always, log=log, cut=bank.cut, **options)
                 except OutOfTime:
                     if not log.rows:
                         raise
                     stopped = True
-            first = frozen[0].trained[0]
             scores = Scores.of(
                 bank.evaluate(model, first, splits.validation, mirrored=choices.mirror)
             )

@@ -17,6 +17,7 @@ from alexnet_keras.tuning.space import REASONS
 #: fewer trials than this tell nothing of some fifteen choices
 LEAST_TRIALS = 20
 FOLDS, TREES, SHUFFLES = 5, 200, 10
+_ON_THE_BEST = ("unfreeze", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,23 @@ class Importance:
 
 
 def importance(outcomes: Sequence[Outcome]) -> Importance | None:
-    """Of every choice in which whole trials differ; `None` for fewer than `LEAST_TRIALS`."""
+    """Of every choice in which whole trials differ; `None` for fewer than `LEAST_TRIALS`.
+
+    Accuracies are those of frozen convolutions, and whether any were trained after does not count:
+    that was tried on the best only.
+    """
     scored = [one for one in outcomes if one.accuracy is not None and one.epochs == 1]
-    names = [name for name in REASONS if len({repr(one.settings.get(name)) for one in scored}) > 1]
+    names = [
+        name
+        for name in REASONS
+        if name not in _ON_THE_BEST and len({repr(one.settings.get(name)) for one in scored}) > 1
+    ]
     if len(scored) < LEAST_TRIALS or not names:
         return None
     table = np.array([_encoded([one.settings.get(name) for one in scored]) for name in names]).T
-    accuracy = np.array([one.accuracy for one in scored])
+    accuracy = np.array(
+        [one.accuracy if one.frozen_accuracy is None else one.frozen_accuracy for one in scored]
+    )
     lost, errors = np.zeros(len(names)), 0.0
     for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(table):
         forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras_tuner
 from keras_tuner.engine import trial as trial_module
+from keras_tuner.engine.metrics_tracking import MetricsTracker
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 from sklearn.exceptions import ConvergenceWarning
 
@@ -39,12 +40,13 @@ class _Timed:
     """
 
     budget: Budget
+    most_trials: int | None = None
     stopped_because: str | None = None
     #: whether there is nothing more to do, as a process has been told
     ended = False
 
     def create_trial(self, tuner_id: str) -> trial_module.Trial:
-        if self.stopped_because is None and not self.ended and not self.budget.over:
+        if not self._has_ended():
             trial = super().create_trial(tuner_id)
             if trial.status == "IDLE":
                 time.sleep(0.1)  # keras-tuner's loop asks again at once
@@ -53,6 +55,26 @@ class _Timed:
         self.ended = True
         self.tuner_ids.discard(tuner_id)
         return trial_module.Trial(self.get_space(), trial_id="none", status="STOPPED")
+
+    def _has_ended(self) -> bool:
+        enough = self.most_trials is not None and len(self.trials) >= self.most_trials
+        return (
+            self.stopped_because is not None
+            or self.ended
+            or (enough and not self._retry_queue)
+            or self.budget.over
+        )
+
+    def run_again(self, trial_id: str) -> None:
+        """Lets a trial that has ended be the next to run, as if it had not."""
+        trial = self.trials[trial_id]
+        trial.status, trial.message, trial.score = "RUNNING", None, None
+        trial.metrics = MetricsTracker()
+        self.end_order = [name for name in self.end_order if name != trial_id]
+        self._run_times.pop(trial_id, None)
+        self._retry_queue.append(trial_id)
+        self._save_trial(trial)
+        self.save()
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         if not self.trials:
@@ -130,7 +152,7 @@ def make_oracle(
         search: one of `SEARCHES`.
         budget: it proposes nothing once that is over.
         epochs: of a whole trial, which Hyperband gives a share of.
-        most_trials: ends the search too; Hyperband has no use for it.
+        most_trials: ends the search too.
 
     Raises:
         ValueError: there is no such search.
@@ -141,9 +163,9 @@ def make_oracle(
         "max_consecutive_failed_trials": MOST_FAILURES,
     }
     makers: dict[str, Callable[[], keras_tuner.Oracle]] = {
-        "random": lambda: RandomSearch(max_trials=most_trials, **common),
+        "random": lambda: RandomSearch(max_trials=None, **common),
         "bayesian": lambda: BayesianSearch(
-            max_trials=most_trials, num_initial_points=RANDOM_FIRST, alpha=NOISE, **common
+            max_trials=None, num_initial_points=RANDOM_FIRST, alpha=NOISE, **common
         ),
         "hyperband": lambda: HyperbandSearch(
             max_epochs=epochs, hyperband_iterations=None, **common
@@ -152,6 +174,6 @@ def make_oracle(
     if search not in makers:
         raise ValueError(f"search={search!r} is not one of {', '.join(map(repr, SEARCHES))}.")
     oracle = makers[search]()
-    oracle.budget = budget
+    oracle.budget, oracle.most_trials = budget, most_trials
     oracle.verbose = 0
     return oracle

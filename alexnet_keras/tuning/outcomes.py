@@ -15,7 +15,8 @@ from alexnet_keras.tuning.files import read_json, write_json
 #: what became of a trial: it ran to its end; it was stopped when the time was over, with what it
 #: had; it failed
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
-_FILE = "outcome.json"
+#: its file in the folder of a trial
+OUTCOME = "outcome.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,12 @@ class Outcome:
     def write(self, folder: Path) -> None:
         """Into the trial's folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / _FILE, asdict(self))
+        write_json(folder / OUTCOME, asdict(self))
 
 
 def read_outcome(folder: Path) -> Outcome | None:
     """Of the trial whose folder it is; `None` while it runs."""
-    found = read_json(folder / _FILE)
+    found = read_json(folder / OUTCOME)
     return Outcome(**found) if found else None
 
 

@@ -6,10 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import tensorflow as tf
 from keras_tuner.src.engine import conditions
 
 from alexnet_keras.errors import UserError
@@ -19,6 +20,8 @@ conditions.print = lambda *_: None
 
 #: what keras-tuner goes by: this process's name, and where the chief listens
 VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+#: what tells a worker who started it
+PARENT = "ALEXNET_KERAS_CHIEF"
 #: seconds that a worker has to end in, once the search has
 PATIENCE = 30.0
 
@@ -41,17 +44,30 @@ def role() -> str:
     return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"
 
 
+def share_devices() -> None:
+    """Lets several processes of a search use one GPU; to be called before TensorFlow sees any."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
 @contextmanager
-def workers(count: int, folder: Path, command: Sequence[str] | None = None) -> Iterator[None]:
+def workers(
+    count: int, folder: Path, command: Sequence[str] | None = None
+) -> Iterator[Callable[[], bool]]:
     """Inside, this process is the chief of `count` workers, which it has started; none for 0.
+
+    Several GPUs are dealt out among them, and shared where there are fewer.
 
     Args:
         folder: for what workers print, `worker1.log` and so on.
         command: that starts one; `None` for this process's own.
+
+    Yields:
+        A function that tells whether any of them still runs; of none, that others may.
     """
     if count == 0 or role() != "alone":
-        yield
+        yield lambda: True
         return
+    gpus = len(tf.config.list_physical_devices("GPU"))
     command = command or [sys.executable, *sys.argv]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -62,10 +78,17 @@ def workers(count: int, folder: Path, command: Sequence[str] | None = None) -> I
     try:
         for number in range(1, count + 1):
             with (folder / f"worker{number}.log").open("ab") as log:
-                environment = {**before, **places, "KERASTUNER_TUNER_ID": f"worker{number}"}
+                environment = {
+                    **before,
+                    **places,
+                    "KERASTUNER_TUNER_ID": f"worker{number}",
+                    PARENT: str(os.getpid()),
+                }
+                if gpus and "CUDA_VISIBLE_DEVICES" not in before:
+                    environment["CUDA_VISIBLE_DEVICES"] = str((number - 1) % gpus)
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         os.environ.update(places, KERASTUNER_TUNER_ID="chief")
-        yield
+        yield lambda: any(worker.poll() is None for worker in started)
     finally:
         for name in VARIABLES:
             os.environ.pop(name, None)

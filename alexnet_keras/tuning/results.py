@@ -32,6 +32,10 @@ def write_best(path: Path, found: Found, about: Mapping[str, Any]) -> dict[str, 
 
     Args:
         about: what they were found for: photographs, weights and the like.
+
+    Returns:
+        `settings`; and in `search`, beside `about`, the accuracies of the best and of the default
+        over `folds` folds that they were not chosen by (0: on the one that they were).
     """
     best, default = found.finalists[0], found.default
     content = {
@@ -53,7 +57,7 @@ def write_best(path: Path, found: Found, about: Mapping[str, Any]) -> dict[str, 
 def write_trials(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Writes a row for each trial: what became of it, then its choices, empty where not active."""
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow((*_COLUMNS, *REASONS))
         for one in outcomes:

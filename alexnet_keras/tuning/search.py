@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import tensorflow as tf
@@ -15,51 +17,25 @@ import tensorflow as tf
 from alexnet_keras.data import Splits
 from alexnet_keras.errors import UserError
 from alexnet_keras.transfer import Choices
-from alexnet_keras.tuning.budget import Budget, OutOfTime
+from alexnet_keras.tuning.budget import Budget
 from alexnet_keras.tuning.files import read_json, write_json
-from alexnet_keras.tuning.hypermodel import FineTuneHyperModel, Scores
+from alexnet_keras.tuning.finals import Finalist, choose_finalists, play_finals
+from alexnet_keras.tuning.hypermodel import FineTuneHyperModel
 from alexnet_keras.tuning.oracles import make_oracle
 from alexnet_keras.tuning.outcomes import Outcome, read_outcomes
 from alexnet_keras.tuning.processes import role
-from alexnet_keras.tuning.space import REASONS
 from alexnet_keras.tuning.tuner import FineTuneTuner
 
 #: folds of the photographs that no figure comes from; trials are measured on the first, and the
 #: best of them again on the others
 FOLDS = 5
-#: the best trials that are tried on the other folds, beside the default
-FINALISTS = 4
 #: of the budget, for that
 FINALS_SHARE = 0.2
 #: seconds that a chief waits for workers after the time is over
 GRACE = 30.0
 #: seconds that a worker waits for its chief to begin
 CHIEF_PATIENCE = 300.0
-#: the trial that has the default settings
-DEFAULT_TRIAL = 0
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A trial that was tried on other folds too.
-
-    Attributes:
-        outcome: of the trial.
-        scores: one for each fold that all finalists were tried on, the trial's own first.
-    """
-
-    outcome: Outcome
-    scores: tuple[Scores, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """The mean over the folds, 0..1."""
-        return fmean(one.accuracy for one in self.scores)
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Larger is better."""
-        return self.accuracy, -fmean(one.loss for one in self.scores)
+_IDENTITY = "search.json"
 
 
 @dataclass(frozen=True)
@@ -68,7 +44,8 @@ class Found:
 
     Attributes:
         outcomes: all trials that have ended.
-        finalists: the best first; the default is among them unless its trial failed.
+        finalists: first the one whose settings are found, then the others by rank; the default is
+            among them unless its trial failed.
         default: the trial with the default settings, if it has a score.
         settings: the best, as `Choices.of` takes them.
         seconds: spent, over all the times that the search was started.
@@ -93,6 +70,7 @@ def search_settings(
     already: float = 0.0,
     most_trials: int | None = None,
     identity: Mapping[str, Any] | None = None,
+    alive: Callable[[], bool] = lambda: True,
     strategy: tf.distribute.Strategy | None = None,
     on_end: Callable[[Outcome], None] = lambda outcome: None,
     say: Callable[[str], None] = print,
@@ -100,9 +78,10 @@ def search_settings(
     """Searches until the time is over, or goes on with a search that was interrupted.
 
     The first four fifths of the time go to trials, which are measured on the first fold; in the
-    last fifth the best of them and the default are trained and measured on the other folds, one
-    fold after the other, so that a trial that was lucky with its fold is not taken for the best.
-    Where none is better than the default, the default is what is found.
+    last fifth the best of them and the default are trained and measured on the other folds, and
+    only these decide: the best of many trials was lucky with the fold that it is the best of. Where
+    none is better than the default, the default is what is found; it is too where there was no time
+    for another fold and the best is ahead by no more than chance.
 
     Args:
         hypermodel: made for the first of `folds`.
@@ -113,6 +92,7 @@ def search_settings(
         already: seconds that this start has taken before, for photographs say; they count too.
         most_trials: ends it too.
         identity: what must not change between two starts, by name, as JSON can hold it.
+        alive: whether there still are workers, for a chief.
         strategy: what every trial trains under.
         on_end: told of each trial that ends; in a worker, of its own.
         say: receives a sentence about what is done.
@@ -121,137 +101,159 @@ def search_settings(
         What was found; `None` in a worker, whose chief knows.
 
     Raises:
-        UserError: the folder holds another search; no trial has a score.
+        UserError: the folder holds another search, or another process searches in it; no trial has
+            a score; a chief cannot listen where it should.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    identity = {"search": search, "seed": hypermodel.seed, **(identity or {})}
     part = role()
-    if part == "worker":
-        _wait_for_chief(folder)
-    known = {"search": search, "seed": hypermodel.seed, **(identity or {})}
-    _check_same(folder / "search.json", known, writes=part != "worker")
-    budget = Budget(
-        folder / "budget.json",
-        None if part == "worker" else (1 - FINALS_SHARE) * seconds,
-        already,
-    )
-    oracle = make_oracle(
-        search,
-        budget=budget,
-        seed=hypermodel.seed + 1,
-        epochs=hypermodel.defaults.head_epochs,
-        most_trials=most_trials,
-    )
-    tuner = FineTuneTuner(hypermodel, oracle, folder / "trials", budget, strategy, on_end)
-    if part == "worker":
-        tuner.search()
-        return None
-    before = len(read_outcomes(tuner.folder))
-    if before:
-        say(f"Going on after {before} trials and {budget.spent:.0f} s.")
-    try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if part == "worker":
+            _wait_for_chief(folder)
+        else:
+            stack.enter_context(_alone_in(folder))
+        check_same_search(folder, identity)
+        if part != "worker":
+            write_json(folder / _IDENTITY, identity)
+        whole = None if part == "worker" else (1 - FINALS_SHARE) * seconds
+        budget = Budget(folder / "budget.json", whole, already)
+        stack.callback(budget.close)
+        oracle = make_oracle(
+            search,
+            budget=budget,
+            seed=hypermodel.seed + 1,
+            epochs=hypermodel.defaults.head_epochs,
+            most_trials=most_trials,
+        )
+        tuner = FineTuneTuner(hypermodel, oracle, folder / "trials", budget, strategy, on_end)
+        if part == "worker":
+            tuner.search()
+            return None
+        if before := len(read_outcomes(tuner.folder)):
+            say(f"Going on after {before} trials and {budget.spent:.0f} s.")
+        if not budget.over:
+            tuner.run_stopped_again()
         if part == "chief":
-            _serve(tuner, oracle, budget, on_end, say)
+            _serve(tuner, oracle, alive, on_end, say)
         else:
             tuner.search()
-    finally:
-        budget.close()
-    if oracle.stopped_because is not None:
-        say(oracle.stopped_because)
-    outcomes = read_outcomes(tuner.folder)
-    chosen = _chosen(outcomes)
-    if not chosen:
-        raise UserError(
-            oracle.stopped_because
-            or f"No trial has come to a score within {budget.spent:.0f} s; give more --minutes."
+        if oracle.stopped_because is not None:
+            say(oracle.stopped_because)
+        outcomes = read_outcomes(tuner.folder)
+        if not (chosen := choose_finalists(outcomes)):
+            raise UserError(
+                oracle.stopped_because
+                or f"No trial has come to a score within {budget.spent:.0f} s; give more --minutes."
+            )
+        budget.extend(FINALS_SHARE * seconds)
+        finalists = play_finals(tuner, folds, chosen, folder / "finals.json", say)
+        return Found(
+            outcomes,
+            finalists,
+            next((one for one in finalists if one.is_default), None),
+            _settings(hypermodel.choices(tuner.done_in(finalists[0].outcome))),
+            budget.spent,
+            oracle.stopped_because,
         )
-    budget.extend(FINALS_SHARE * seconds)
-    finalists = _finals(tuner, hypermodel, folds, chosen, budget, say)
-    budget.close()
-    best = finalists[0].outcome
-    return Found(
-        outcomes,
-        finalists,
-        next((one for one in finalists if int(one.outcome.trial) == DEFAULT_TRIAL), None),
-        _settings(hypermodel.choices(tuner.done_in(best))),
-        budget.spent,
-        oracle.stopped_because,
-    )
 
 
-def _chosen(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those that become finalists: the default, then the best."""
-    scored = [one for one in outcomes if one.accuracy is not None]
-    default = [one for one in scored if int(one.trial) == DEFAULT_TRIAL]
-    others = [one for one in scored if one not in default]
-    return default + sorted(others, key=lambda one: one.rank, reverse=True)[:FINALISTS]
+def check_same_search(folder: Path, identity: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: the folder holds a search of something else.
+    """
+    before = read_json(folder / _IDENTITY)
+    for name, value in identity.items():
+        if before and before.get(name) != value:
+            raise UserError(
+                f"{folder} holds a search with {name} {before.get(name)!r}, not {value!r}; give "
+                "the same again to go on with it, or another folder with --output."
+            )
 
 
-def _finals(
-    tuner: FineTuneTuner,
-    hypermodel: FineTuneHyperModel,
-    folds: Sequence[Splits],
-    chosen: Sequence[Outcome],
-    budget: Budget,
-    say: Callable[[str], None],
-) -> list[Finalist]:
-    """The chosen trials on the folds that there is time for; the best first."""
-    path = tuner.folder.parent / "finals.json"
-    known = read_json(path)
-    done = 1
-    try:
-        for number in range(1, len(folds)):
-            for outcome in chosen:
-                key = f"{outcome.trial}/{number}"
-                if key not in known:
-                    scores = tuner.run_on(outcome, folds[number])
-                    known[key] = asdict(scores)
-                    write_json(path, known)
-            done = number + 1
-    except OutOfTime:
-        pass
-    say(
-        f"The default and the best {len(chosen) - 1} of the trials were tried on {done} of "
-        f"{len(folds)} folds."
-    )
-    finalists = []
-    for outcome in chosen:
-        own = Scores(outcome.accuracy or 0.0, outcome.loss or 0.0)
-        others = [Scores(**known[f"{outcome.trial}/{number}"]) for number in range(1, done)]
-        finalists.append(Finalist(outcome, (own, *others)))
-    # Stable, and the default stands first: it wins where another is only as good.
-    return sorted(finalists, key=lambda one: one.rank, reverse=True)
+def deal_folds(splits: Splits) -> list[Splits]:
+    """`FOLDS` of them, or fewer where there are too few photographs.
+
+    Raises:
+        UserError: there are too few for two.
+    """
+    for count in (FOLDS, 3):
+        with contextlib.suppress(UserError):
+            return splits.folds(count)
+    return splits.folds(2)
 
 
 def _settings(choices: Choices) -> dict[str, Any]:
-    """What was open, as `Choices.of` takes it."""
-    names = [name for name in asdict(choices) if name in REASONS] + ["unfreeze_from"]
-    return {name: getattr(choices, name) for name in names}
+    """All that the search was tried with, as `Choices.of` takes it."""
+    return {name: value for name, value in asdict(choices).items() if name != "epochs"}
 
 
 def _serve(
     tuner: FineTuneTuner,
     oracle: Any,
-    budget: Budget,
+    alive: Callable[[], bool],
     on_end: Callable[[Outcome], None],
     say: Callable[[str], None],
 ) -> None:
-    """Answers workers until none of them runs a trial any more, or they are lost."""
+    """Answers workers until none of them runs a trial any more, or they are lost.
+
+    Raises:
+        UserError: nobody can be answered.
+    """
+    failures: list[BaseException] = []
+
+    def answer() -> None:
+        try:
+            tuner.search()
+        except BaseException as error:
+            failures.append(error)
+
     # keras-tuner's own waits for all workers that have ever asked, in steps of 20 s.
-    threading.Thread(target=tuner.search, daemon=True).start()
+    threading.Thread(target=answer, daemon=True).start()
     told = {outcome.trial for outcome in read_outcomes(tuner.folder)}
+
+    def tell() -> None:
+        for outcome in read_outcomes(tuner.folder):
+            if outcome.trial not in told:
+                told.add(outcome.trial)
+                on_end(outcome)
+
     try:
-        while budget.left() > -GRACE:
+        while tuner.budget.left() > -GRACE:
             time.sleep(0.5)
-            for outcome in read_outcomes(tuner.folder):
-                if outcome.trial not in told:
-                    told.add(outcome.trial)
-                    on_end(outcome)
-            if (oracle.ended or budget.over) and not oracle.ongoing_trials:
+            tell()
+            if failures:
+                raise UserError(
+                    f"The chief cannot listen at {os.environ['KERASTUNER_ORACLE_IP']}, port "
+                    f"{os.environ['KERASTUNER_ORACLE_PORT']} ({failures[0]}); give another one."
+                )
+            if (oracle.ended or tuner.budget.over) and not oracle.ongoing_trials:
+                return
+            if not alive():
+                say("All workers are gone; their logs say why.")
                 return
     finally:
         oracle.ended = True  # also when there is time again, for something else
+        tell()
     lost = ", ".join(sorted(oracle.ongoing_trials))
     say(f"No answer from {lost} within {GRACE:.0f} s after the time was over; going on without.")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: another process searches in this folder.
+    """
+    with (folder / ".lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another process searches in {folder}; wait for it, or give another folder with "
+                "--output."
+            ) from error
+        yield
 
 
 def _wait_for_chief(folder: Path) -> None:
@@ -268,19 +270,3 @@ def _wait_for_chief(folder: Path) -> None:
         f"No chief has begun a search in {folder}, or gone on with one, within "
         f"{CHIEF_PATIENCE / 60:.0f} minutes; start it on the same --output folder."
     )
-
-
-def _check_same(path: Path, known: Mapping[str, Any], writes: bool) -> None:
-    """
-    Raises:
-        UserError: the folder holds a search of something else.
-    """
-    before = read_json(path)
-    for name, value in known.items():
-        if before and before.get(name) != value:
-            raise UserError(
-                f"{path.parent} holds a search with {name} {before.get(name)!r}, not {value!r}; "
-                "give the same again to go on with it, or another folder with --output."
-            )
-    if writes and not before:
-        write_json(path, dict(known))

@@ -37,7 +37,7 @@ REASONS = {
     "strength": "Times the size of the augmentation's changes: few levels, so that trials share "
     "what the frozen layers give.",
     "image_size": "Larger inputs show convolutions more of a photograph and cost its square; about "
-    "the size that the weights' default is.",
+    "the size that the weights' default is. fc6 fits its own size only.",
     "unfreeze": "How many convolutions, from the cut down, are trained after the head. They rarely "
     "help with a bilinear head and few photographs, and cost far more than all else; trials go on "
     "to it only from a frozen net that is among the best so far.",
@@ -50,11 +50,11 @@ LEAST_SIZE = 64
 VIEWS = (1, 2, 3, 4)
 STRENGTHS = (0.5, 1.0, 1.5)
 LABEL_SMOOTHING = (0.0, 0.05, 0.1, 0.2)
-#: least, most and default of dropout, in steps of .1
+#: of each kind of head, with its default
 DROPOUTS = {
-    "bilinear": (0.0, 0.6, DROPOUT["bilinear"]),
-    "pooled": (0.2, 0.8, DROPOUT["pooled"]),
-    "fc": (0.2, 0.8, 0.5),
+    "bilinear": ((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), DROPOUT["bilinear"]),
+    "pooled": ((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), DROPOUT["pooled"]),
+    "fc": ((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), 0.5),
 }
 #: the default rate of a head divided and multiplied by this
 RATE_RANGE = 8.0
@@ -111,7 +111,9 @@ def ask(
             _ask_of_head(hp, head, choose, range_of)
     choose("schedule", ("cosine", "linear", "constant"), "cosine")
     choose("label_smoothing", LABEL_SMOOTHING, 0.1)
-    choose("image_size", sizes(image_size), image_size)
+    if free := [head for head in heads if head != "fc"]:  # stored fc6 fits its own size only
+        with hp.conditional_scope("head", free):
+            choose("image_size", sizes(image_size), image_size)
     views = sorted({*VIEWS, defaults.views})
     choose("views", views, defaults.views)
     measured = 2 if defaults.mirror else 1
@@ -142,8 +144,7 @@ def _ask_of_head(hp: keras_tuner.HyperParameters, head: str, choose: Any, range_
                     choose("paired", range(1, most + 1), most, f"{_WHERE}{cut}")
     elif head == "pooled":
         choose("hidden_units", (256, 512, 1024), 512)
-    least, most, default = DROPOUTS[head]
-    range_of("dropout", least, most, where=where, step=0.1, default=default)
+    choose("dropout", *DROPOUTS[head], where)
     optimizer, rate = HEAD_TRAINING[head]
     limits = float(f"{rate / RATE_RANGE:.1e}"), float(f"{rate * RATE_RANGE:.1e}")
     range_of("head_rate", *limits, where=where, sampling="log", default=rate)

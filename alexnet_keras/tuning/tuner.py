@@ -25,7 +25,16 @@ from alexnet_keras.tuning.budget import Budget, OutOfTime
 from alexnet_keras.tuning.files import read_json, write_json
 from alexnet_keras.tuning.hypermodel import FineTuneHyperModel, Scores
 from alexnet_keras.tuning.oracles import MOST_ATTEMPTS
-from alexnet_keras.tuning.outcomes import COMPLETED, FAILED, STOPPED, Outcome, read_outcomes
+from alexnet_keras.tuning.outcomes import (
+    COMPLETED,
+    FAILED,
+    OUTCOME,
+    STOPPED,
+    Outcome,
+    read_outcome,
+    read_outcomes,
+)
+from alexnet_keras.tuning.processes import PARENT
 from alexnet_keras.tuning.space import plain
 
 #: a trial trains convolutions if its frozen net is within the best share of those so far
@@ -35,6 +44,7 @@ LEAST_COMPARED = 10
 #: seconds that a worker waits for its chief after the time is over
 WORKER_GRACE = 60.0
 TIME_OVER = "the time was over"
+_ATTEMPTS = "attempts.json"
 #: what keras-tuner calls the epochs that Hyperband gives a trial
 _EPOCHS = "tuner/epochs"
 
@@ -82,6 +92,21 @@ class FineTuneTuner(BaseTuner):
         self.hypermodel.choices(space)
         self.oracle.update_space(space)
 
+    def _get_tuner_fname(self) -> str:
+        # keras-tuner's own has the process's name, by which it tells whether there is something to
+        # go on with: a search alone would not find that of a chief.
+        name = self.tuner_id if self._is_worker() else "tuner"
+        return str(Path(self.project_dir, f"{name}.json"))
+
+    def run_stopped_again(self) -> None:
+        """Lets trials that were stopped when the time was over run again: there is time again."""
+        for outcome in read_outcomes(self.folder):
+            if outcome.status == STOPPED:
+                folder = Path(self.get_trial_dir(outcome.trial))
+                (folder / _ATTEMPTS).unlink(missing_ok=True)
+                (folder / OUTCOME).unlink()
+                self.oracle.run_again(outcome.trial)
+
     def save(self) -> None:
         if not self._is_worker():
             self.oracle.save()
@@ -123,11 +148,17 @@ class FineTuneTuner(BaseTuner):
             self._on_end(outcome)
             return outcome
 
+        done = read_outcome(folder)
+        if done is not None and done.status == COMPLETED:  # killed before keras-tuner knew
+            return {"val_accuracy": done.accuracy, "val_loss": done.loss}
         try:
             self._count_attempt(folder)
             self._attempt["scores"] = self._run(
                 trial.hyperparameters, share=share, goes_on=self._goes_on, folder=folder
             )
+        except KeyboardInterrupt:
+            (folder / _ATTEMPTS).unlink(missing_ok=True)  # no fault of the trial
+            raise
         except OutOfTime as error:
             ended(STOPPED, TIME_OVER)
             raise keras_tuner.errors.FailedTrialError(TIME_OVER) from error
@@ -137,6 +168,8 @@ class FineTuneTuner(BaseTuner):
             ended(FAILED, why_failed(error))
             raise keras_tuner.errors.FailedTrialError(why_failed(error)) from error
         stopped = "stopped" in self._attempt["scores"]
+        if "frozen_accuracy" in self._attempt["scores"] and self._attempt["went_on"] is None:
+            self._attempt["went_on"] = False  # stopped before it could
         outcome = ended(STOPPED, TIME_OVER) if stopped else ended(COMPLETED)
         return {"val_accuracy": outcome.accuracy, "val_loss": outcome.loss}
 
@@ -195,13 +228,13 @@ class FineTuneTuner(BaseTuner):
         Raises:
             UserError: the trial has been begun too often.
         """
-        attempts = int(read_json(folder / "attempts.json").get("begun", 0))
+        attempts = int(read_json(folder / _ATTEMPTS).get("begun", 0))
         if attempts >= MOST_ATTEMPTS:
             raise UserError(
                 f"The process that ran it was gone {attempts} times before it ended, killed for "
                 "its memory perhaps."
             )
-        write_json(folder / "attempts.json", {"begun": attempts + 1})
+        write_json(folder / _ATTEMPTS, {"begun": attempts + 1})
 
     def _write_hparams(self, outcome: Outcome) -> None:
         """What TensorBoard's HParams page shows of a trial."""
@@ -235,8 +268,10 @@ def _ending_after(budget: Budget) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
+        parent = os.environ.get(PARENT)
         while not ended.wait(1.0):
-            if budget.left() < -WORKER_GRACE:
+            orphaned = parent is not None and str(os.getppid()) != parent
+            if orphaned or budget.left() < -WORKER_GRACE:
                 print("The chief is gone; this worker ends.", flush=True)
                 os._exit(1)
 
@@ -253,5 +288,9 @@ def why_failed(error: BaseException) -> str:
         return "the loss became no number"
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
         return "out of memory"
-    said = str(error).strip().splitlines() or [""]
-    return said[0] if isinstance(error, UserError) else f"{type(error).__name__}: {said[0][:200]}"
+    said = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if isinstance(error, UserError):
+        return said[0]
+    # TensorFlow's begin with where in the graph it was.
+    place = -1 if isinstance(error, tf.errors.OpError) else 0
+    return f"{type(error).__name__}: {said[place][:200]}"

@@ -46,10 +46,11 @@ def tell_found(best: Mapping[str, Any], folder: Path) -> None:
     default = search["default_accuracy"]
     beside = "" if default is None else f", the default's {default:.1%}"
     place = folder / "best.json"
+    where = f"over {search['folds']} folds" if search["folds"] else "on the fold"
+    not_by = "not " if search["folds"] else ""
     print(
         f"\nOf {search['trials']} trials the best, number {search['trial']}, has "
-        f"{search['accuracy']:.1%}{beside}: over {search['folds']} folds of photographs that it "
-        f"was chosen by.\n"
+        f"{search['accuracy']:.1%}{beside}: {where} of photographs that it was {not_by}chosen by.\n"
         f"  settings  {place}\n"
         f"  report    {folder / 'report.html'}\n"
         "Train with them, and measure on photographs that no choice has seen: a fine-tuning "

@@ -27,19 +27,21 @@ class FinalistRow:
     Attributes:
         name: of the trial.
         settings: its active choices.
-        accuracies: one a fold, 0..1.
+        chosen_by: its accuracy on the fold that trials were measured on, 0..1.
+        accuracies: one for each further fold, 0..1.
         is_default: whether it has the default settings.
     """
 
     name: str
     settings: Mapping[str, Any]
+    chosen_by: float
     accuracies: Sequence[float]
     is_default: bool
 
     @property
     def accuracy(self) -> float:
-        """The mean over the folds."""
-        return fmean(self.accuracies)
+        """The mean over the further folds; of the first if there are none."""
+        return fmean(self.accuracies or (self.chosen_by,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +92,9 @@ def gather_search_report(
         FinalistRow(
             one.outcome.trial,
             one.outcome.settings,
+            one.outcome.accuracy or 0.0,
             [scores.accuracy for scores in one.scores],
-            one is found.default,
+            one.is_default,
         )
         for one in found.finalists
     ]
@@ -139,7 +142,7 @@ def render_search_report(report: SearchReport) -> str:
         default=default,
         usually={} if default is None else default.settings,
         folds=folds,
-        photographs=sum(report.fold_sizes[:folds]),
+        photographs=sum(report.fold_sizes[1 : 1 + folds]) or report.fold_sizes[0],
         measured=measured,
         noise=math.sqrt(best.accuracy * (1 - best.accuracy) / measured) if measured else 0.0,
         counts={name: counts[name] for name in ("completed", "stopped", "failed")},

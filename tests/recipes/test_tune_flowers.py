@@ -127,6 +127,8 @@ def test_another_search_is_refused(searched, photographs, repository):
         code=2,
     )
     assert "holds a search with crop 'centre', not 'whole'" in done.stderr
+    config = json.loads((folder / "out" / "config.json").read_text())
+    assert config["options"]["crop"] == "centre"  # that of the search that is there
     assert "--output" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -191,6 +193,7 @@ class TestCommandLine:
             ('{"settings": {"views": 0}}', "Invalid value for '--views'"),
             ('{"settings": {"head": "x"}}', "Invalid value for '--head'"),
             ('{"settings": {"unfreeze_from": ["pool3"]}}', "'pool3'"),
+            ('{"settings": {}, "search": {"crop": "top"}}', "'top' is not one of"),
         ],
     )
     def test_a_file_of_no_settings_is_told_in_a_sentence(self, tmp_path, content, words):
@@ -206,7 +209,8 @@ class TestCommandLine:
         path = tmp_path / "best.json"
         settings = {"views": 6, "image_size": 192, "cut": "conv4", "learning_rate": 0.02}
         settings |= {"unfreeze_from": ["conv4"], "dropout": 0.2}
-        path.write_text(json.dumps({"settings": settings}))
+        search = {"crop": "whole", "weights": "trunk.npz", "trials": 60}
+        path.write_text(json.dumps({"settings": settings, "search": search}))
         for main in (finetune_flowers.main, finetune_cars.main):
             result = self.invoke("--settings", path, "--views", 2, main=main)
             assert result.exit_code == 0, result.output
@@ -214,9 +218,16 @@ class TestCommandLine:
             assert (options.views, options.image_size) == (2, 192)
             assert (options.learning_rate, options.unfreeze_from) == (0.02, ("conv4",))
             assert options.settings == {"cut": "conv4", "dropout": 0.2}
+            assert (options.crop, options.settings_weights) == ("whole", "trunk.npz")
             chosen = Choices.of(options.with_weights("x").resolved().choices())
             assert (chosen.cut, chosen.dropout, chosen.views) == ("conv4", 0.2, 2)
             received.clear()
+
+    def test_settings_are_none_for_training_from_scratch(self, tmp_path):
+        path = tmp_path / "best.json"
+        path.write_text('{"settings": {}}')
+        result = self.invoke("--settings", path, "--compare-scratch", main=finetune_flowers.main)
+        assert result.exit_code == 2 and "either --settings or --compare-scratch" in result.output
 
     def test_what_is_written_out_here_is_what_the_package_has(self):
         assert tune_options.SEARCHES == SEARCHES

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from alexnet_keras.tuning.importance import LEAST_TRIALS, importance
@@ -38,6 +40,19 @@ def test_what_decides_comes_first_and_what_does_not_has_none():
     assert found.explained > 0.8
     assert found.lost["label_smoothing"] < 0.05
     assert "schedule" not in found.lost  # all trials have the same
+
+
+def test_what_was_tried_on_the_best_only_does_not_count():
+    trials = outcomes(60, lambda s, rng: 0.8 + 0.1 * (s["head"] == "bilinear"))
+    for one in trials[::3]:  # convolutions trained after, from the best frozen nets
+        one.settings.update({"unfreeze": 1, "learning_rate": 0.01})
+    chosen = [
+        replace(one, frozen_accuracy=one.accuracy, accuracy=0.2) if number % 3 == 0 else one
+        for number, one in enumerate(trials)
+    ]
+    found = importance(chosen)
+    assert not {"unfreeze", "learning_rate"} & set(found.lost)
+    assert found.explained > 0.8
 
 
 def test_of_chance_it_says_that_it_tells_nothing():

@@ -10,11 +10,14 @@ import sys
 import pytest
 
 from alexnet_keras import UserError
+from alexnet_keras.data import split
 from alexnet_keras.transfer import Choices
 from alexnet_keras.tuning import (
     Budget,
+    Outcome,
     OutOfTime,
     Scores,
+    deal_folds,
     read_outcomes,
     role,
     search_settings,
@@ -22,8 +25,9 @@ from alexnet_keras.tuning import (
     write_trials,
 )
 from alexnet_keras.tuning import search as module
+from alexnet_keras.tuning.finals import choose_finalists
 from alexnet_keras.tuning.processes import VARIABLES
-from small_search import SHORT
+from two_colours import colored
 
 
 @pytest.fixture
@@ -54,23 +58,64 @@ def test_the_best_on_all_folds_is_found(scored, tmp_path):
     assert found.settings["label_smoothing"] == 0.2
     assert Choices.of(found.settings).label_smoothing == 0.2
     assert len(found.outcomes) == 12
-    assert len(found.finalists) == 5 and all(len(one.scores) == 2 for one in found.finalists)
-    assert found.default.outcome.trial == "00" and found.default.accuracy == 0.6
+    assert len(found.finalists) == 5 and all(len(one.scores) == 1 for one in found.finalists)
+    assert found.default.outcome.trial == "0000" and found.default.accuracy == 0.6
     assert found.finalists[0].accuracy == 0.7
     assert "tried on 2 of 2 folds" in said[-1]
     assert [fold for _, fold in scored.tried] == [0] * 12 + [1] * 5
 
 
-def test_one_that_was_lucky_with_its_fold_is_not(scored, tmp_path):
-    default = Choices(**{**vars(SHORT), "head": "bilinear"})
-
+def test_those_that_were_lucky_with_their_fold_are_not(scored, tmp_path):
     def accuracy(choices, fold):
-        usual = choices.label_smoothing == default.label_smoothing and choices.views == 1
-        return 0.8 if usual else (0.9, 0.6)[fold]
+        usual = choices.label_smoothing == 0.1 and choices.views == 1
+        return 0.6 if usual else (0.9, 0.599)[fold]  # ahead in the mean of both
 
     scored.accuracy = accuracy
     found, _ = searched(scored, tmp_path / "s")
-    assert found.finalists[0].accuracy == pytest.approx(0.8)
+    assert found.finalists[0] is found.default
+    assert (found.default.accuracy, found.finalists[1].accuracy) == (0.6, 0.599)
+
+
+def test_a_finalist_that_fails_is_out(scored, tmp_path):
+    def accuracy(choices, fold):
+        if fold and choices.label_smoothing == 0.2:
+            raise MemoryError
+        return 0.5 + choices.label_smoothing
+
+    scored.accuracy = accuracy
+    found, said = searched(scored, tmp_path / "s")
+    assert found.settings["label_smoothing"] == 0.1
+    assert any("failed on another fold (out of memory); it is out" in one for one in said)
+    before = len(scored.tried)
+    again, _ = searched(scored, tmp_path / "s")
+    assert again.settings == found.settings and len(scored.tried) == before
+
+
+@pytest.mark.parametrize(("ahead", "is_found"), [(0.1, False), (0.45, True)])
+def test_with_one_fold_only_the_default_is_left_for_a_clear_lead(
+    scored, tmp_path, monkeypatch, ahead, is_found
+):
+    def run_on(*_):
+        raise OutOfTime
+
+    monkeypatch.setattr(module.FineTuneTuner, "run_on", run_on)
+    scored.accuracy = lambda choices, fold: 0.5 + ahead * (choices.label_smoothing == 0.2)
+    found, said = searched(scored, tmp_path / "s")
+    assert (found.settings["label_smoothing"] == 0.2) == is_found
+    assert ("its settings are kept" in said[-1]) != is_found
+
+
+def test_finalists_are_whole_trials_with_settings_of_their_own():
+    def outcome(trial, accuracy, settings, epochs=1.0):
+        given = {"trial": trial, "status": "completed", "accuracy": accuracy, "loss": 1.0}
+        return Outcome(**given, settings=settings, epochs=epochs)
+
+    trials = [outcome("0", 0.5, {"views": 4}), outcome("1", 0.9, {"views": 1}, epochs=0.1)]
+    trials += [outcome("2", 0.8, {"views": 1}), outcome("3", 0.7, {"views": 4})]
+    trials += [outcome(str(4 + n), 0.6, {"views": n}) for n in range(2, 4)]
+    chosen = choose_finalists(trials)
+    assert [one.trial for one in chosen] == ["0", "2", "4", "5"]
+    assert [one.trial for one in choose_finalists(trials[1:2])] == ["1"]
 
 
 def test_the_default_wins_where_nothing_is_better(scored, tmp_path):
@@ -112,14 +157,14 @@ def test_without_time_for_them_folds_are_left_out_for_all(scored, tmp_path, monk
 
     monkeypatch.setattr(module.FineTuneTuner, "run_on", run_on)
     found, said = searched(scored, tmp_path / "s")
-    assert all(len(one.scores) == 1 for one in found.finalists)
-    assert "tried on 1 of 2 folds" in said[-1]
+    assert all(one.scores == () for one in found.finalists)
+    assert any("tried on 1 of 2 folds" in one for one in said)
     # Started again, those that were done are not done again.
     monkeypatch.setattr(module.FineTuneTuner, "run_on", real)
     before = len(scored.tried)
     found, said = searched(scored, tmp_path / "s")
     assert len(scored.tried) - before == 2
-    assert all(len(one.scores) == 2 for one in found.finalists)
+    assert all(len(one.scores) == 1 for one in found.finalists)
     assert said[0].startswith("Going on after 12 trials")
 
 
@@ -131,6 +176,29 @@ def test_another_search_in_the_folder_is_refused_and_left_alone(scored, tmp_path
     with pytest.raises(UserError, match="search with search 'random', not 'bayesian'"):
         searched(scored, tmp_path / "s", search="bayesian", identity={"weights": "a"})
     assert before == {path: path.read_bytes() for path in (tmp_path / "s").rglob("*.json")}
+
+
+def test_two_searches_in_one_folder_are_refused(scored, tmp_path):
+    (tmp_path / "s").mkdir()
+    refused = pytest.raises(UserError, match="Another process searches in .*--output")
+    with module._alone_in(tmp_path / "s"), refused:
+        searched(scored, tmp_path / "s")
+    searched(scored, tmp_path / "s")
+
+
+def test_a_chief_that_cannot_listen_says_so(scored, tmp_path, monkeypatch):
+    for name, value in zip(VARIABLES, ("chief", "256.1.1.1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="chief cannot listen at 256.1.1.1, port 1"):
+        searched(scored, tmp_path / "s")
+
+
+def test_few_photographs_are_dealt_into_fewer_folds():
+    few = split(colored(26, 0), stopping=colored(6, 1))
+    assert len(deal_folds(few)) in (3, 5)
+    assert len(deal_folds(split(colored(200, 0)))) == 5
+    with pytest.raises(UserError, match="part of colored is empty"):
+        deal_folds(split(colored(16, 0)))
 
 
 def test_when_all_fails_the_reason_is_the_answer(scored, tmp_path):
@@ -154,6 +222,23 @@ def test_more_time_goes_on_with_more_trials(scored, tmp_path):
     assert sum(fold == 0 for _, fold in scored.tried) == 9
 
 
+def test_what_was_stopped_runs_again_when_there_is_time(scored, tmp_path, monkeypatch):
+    fit, calls = scored.fit, []
+
+    def short(hp, net, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OutOfTime
+        return fit(hp, net, **options)
+
+    scored.fit = short
+    found, _ = searched(scored, tmp_path / "s", most_trials=3)
+    assert found.default is None and found.outcomes[0].status == "stopped"
+    found, _ = searched(scored, tmp_path / "s", most_trials=3)
+    assert [one.status for one in found.outcomes] == ["completed"] * 3
+    assert found.default.outcome.settings["head"] == "bilinear"
+
+
 def test_the_time_is_kept(model, folds, tmp_path, monkeypatch):
     spent = []
     model.folds = folds
@@ -172,7 +257,7 @@ def test_what_is_found_is_written_for_others(scored, tmp_path):
     written = write_best(tmp_path / "best.json", found, {"weights": "x"})
     assert json.loads((tmp_path / "best.json").read_text()) == json.loads(json.dumps(written))
     search = written["search"]
-    assert (search["weights"], search["trials"], search["folds"]) == ("x", 12, 2)
+    assert (search["weights"], search["trials"], search["folds"]) == ("x", 12, 1)
     assert (search["accuracy"], search["default_accuracy"]) == (0.7, 0.6)
     write_trials(tmp_path / "trials.csv", found.outcomes)
     with (tmp_path / "trials.csv").open() as file:

@@ -33,7 +33,8 @@ def test_the_default_is_what_the_recipe_does(head):
     _, chosen = asked((head, *(other for other in HEADS if other != head)))
     rate = HEAD_TRAINING[head][1]
     dropout = DROPOUT.get(head, 0.5)
-    expected = Choices(head=head, image_size=256, head_rate=rate, dropout=dropout)
+    size = None if head == "fc" else 256
+    expected = Choices(head=head, image_size=size, head_rate=rate, dropout=dropout)
     if head == "bilinear":
         expected = Choices(**{**vars(expected), "paired": 3})
     assert chosen == expected
@@ -49,6 +50,12 @@ def test_only_what_belongs_together_is_chosen_together():
     assert not {"cut", "paired", "hidden_units", "weight_decay"} & set(plain(hp))
     hp, _ = asked(**{"cut:bilinear": "conv3"})
     assert "paired" not in plain(hp)  # there is but one
+
+
+def test_fc6_takes_the_size_that_it_was_trained_on():
+    hp, chosen = asked(("bilinear", "fc"), head="fc", image_size=288)
+    assert chosen.image_size is None and "image_size" not in plain(hp)
+    assert asked(("bilinear", "fc"), image_size=288)[1].image_size == 288
 
 
 def test_layers_are_unfrozen_from_the_cut_down():

@@ -54,7 +54,7 @@ def test_every_search_begins_with_the_default_and_repeats_nothing(quick, tmp_pat
         ended = [outcome for outcome in ended if outcome.epochs == 1.0]
     told = [json.dumps(outcome.settings, sort_keys=True) for outcome in ended]
     assert len(set(told)) == len(told)
-    assert [outcome.trial for outcome in read_outcomes(made.folder)][0] in ("0000", "00")
+    assert read_outcomes(made.folder)[0].trial == "0000"
 
 
 def test_bayesian_search_finds_the_better_half(quick, tmp_path):
@@ -147,6 +147,9 @@ class TestFailures:
         made, oracle, ended = tuner(quick, tmp_path / "s", trials=8)
         made.search()
         assert len(ended) == 3
+        made, oracle, ended = tuner(quick, tmp_path / "s", trials=8)
+        made.search()
+        assert len(ended) <= 1  # one more of them is enough
         assert oracle.stopped_because.endswith("out of memory")
 
     @pytest.mark.parametrize(
@@ -200,8 +203,31 @@ class TestGoingOn:
         assert len(ended) == 2
         made, _, later = tuner(quick, tmp_path / "s", trials=5)
         made.search()
-        assert [outcome.trial for outcome in ended + later] == ["0", "1", "2", "3", "4"]
+        names = ["0000", "0001", "0002", "0003", "0004"]
+        assert [outcome.trial for outcome in ended + later] == names
         assert count[2] == count[3]  # the same settings again
+
+    def test_in_a_process_of_another_name_too(self, quick, tmp_path, monkeypatch):
+        made, _, _ = tuner(quick, tmp_path / "s", trials=3)
+        made.search()
+        monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+        made, _, later = tuner(quick, tmp_path / "s", trials=4)
+        made.search()
+        assert [outcome.trial for outcome in later] == ["0003"]
+
+    def test_interruptions_are_no_fault_of_a_trial(self, quick, tmp_path):
+        def does(choices):
+            raise KeyboardInterrupt
+
+        good, quick.does = quick.does, does
+        for _ in range(4):
+            made, _, ended = tuner(quick, tmp_path / "s", trials=1)
+            with pytest.raises(KeyboardInterrupt):
+                made.search()
+        quick.does = good
+        made, _, ended = tuner(quick, tmp_path / "s", trials=1)
+        made.search()
+        assert [outcome.status for outcome in ended] == ["completed"]
 
     def test_killed_in_the_first_trial_it_begins_with_the_default_again(self, quick, tmp_path):
         def does(choices):
@@ -214,7 +240,7 @@ class TestGoingOn:
         quick.does = good
         made, _, ended = tuner(quick, tmp_path / "s", trials=2)
         made.search()
-        assert [outcome.trial for outcome in ended] == ["0", "1"]
+        assert [outcome.trial for outcome in ended] == ["0000", "0001"]
         assert ended[0].settings["head"] == "bilinear"
 
     def test_a_trial_whose_process_is_gone_twice_has_failed(self, quick, tmp_path):
@@ -248,7 +274,7 @@ class TestGoingOn:
         (made.folder / "oracle.json").write_bytes(states[older])
         made, _, later = tuner(quick, tmp_path / "s", trials=6)
         made.search()
-        assert [outcome.trial for outcome in later] == ["4", "5"]
+        assert [outcome.trial for outcome in later] == ["0004", "0005"]
         assert len(read_outcomes(made.folder)) == 6
 
     def test_nothing_is_lost_when_it_is_killed_in_the_middle_of_a_file(self, quick, tmp_path):
@@ -258,7 +284,7 @@ class TestGoingOn:
             shutil.copy(path, path.with_name(f".{path.name}.99999.part"))
         made, _, later = tuner(quick, tmp_path / "s", trials=3)
         made.search()
-        assert [outcome.trial for outcome in later] == ["2"]
+        assert [outcome.trial for outcome in later] == ["0002"]
 
 
 class TestUnfreezing:

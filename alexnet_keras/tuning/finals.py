@@ -1,0 +1,142 @@
+"""The best trials once more, on photographs that they were not chosen by."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+from alexnet_keras.data import Splits
+from alexnet_keras.errors import is_full_disk
+from alexnet_keras.tuning.budget import OutOfTime
+from alexnet_keras.tuning.files import read_json, write_json
+from alexnet_keras.tuning.hypermodel import Scores
+from alexnet_keras.tuning.outcomes import Outcome
+from alexnet_keras.tuning.tuner import FineTuneTuner, why_failed
+
+#: the best trials that are tried on the other folds, beside the default
+FINALISTS = 4
+#: the trial that has the default settings
+DEFAULT_TRIAL = 0
+#: standard errors that the best trial of many must be ahead by, where no other fold was tried
+CERTAIN = 2.0
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that was tried on other folds too.
+
+    Attributes:
+        outcome: of the trial, on the fold that it was chosen by.
+        scores: one for each further fold that all finalists were tried on.
+    """
+
+    outcome: Outcome
+    scores: tuple[Scores, ...]
+
+    @property
+    def is_default(self) -> bool:
+        return int(self.outcome.trial) == DEFAULT_TRIAL
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the further folds, 0..1; that of the trial if there are none."""
+        return fmean(one.accuracy for one in self._counting)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Larger is better."""
+        return self.accuracy, -fmean(one.loss for one in self._counting)
+
+    @property
+    def _counting(self) -> tuple[Scores, ...]:
+        # The best of many trials on a fold was lucky with it, by more than settings differ.
+        own = Scores(self.outcome.accuracy or 0.0, self.outcome.loss or 0.0)
+        return self.scores or (own,)
+
+
+def choose_finalists(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The default, then the best trials that have a score, no two with the same settings.
+
+    Trials of all their epochs come before those that Hyperband gave a few.
+    """
+    scored = [one for one in outcomes if one.accuracy is not None]
+    default = [one for one in scored if int(one.trial) == DEFAULT_TRIAL]
+    ranked = sorted(scored, key=lambda one: (one.epochs == 1, *one.rank), reverse=True)
+    found, seen = list(default), {_told(one) for one in default}
+    for one in ranked:
+        if _told(one) not in seen and len(found) < FINALISTS + len(default):
+            seen.add(_told(one))
+            found.append(one)
+    return found
+
+
+def play_finals(
+    tuner: FineTuneTuner,
+    folds: Sequence[Splits],
+    chosen: Sequence[Outcome],
+    path: Path,
+    say: Callable[[str], None],
+) -> list[Finalist]:
+    """Tries the chosen trials on the folds after the first that there is time for.
+
+    Fold after fold, so that all are compared on the same ones. One that fails is out.
+
+    Args:
+        path: of the file that keeps what was done, for the next start.
+
+    Returns:
+        First the one whose settings are found, then the others by rank.
+    """
+    known = read_json(path)
+    done, left = 1, list(chosen)
+    try:
+        for number in range(1, len(folds)):
+            for outcome in list(left):
+                key = f"{outcome.trial}/{number}"
+                if key not in known:
+                    known[key] = _tried(tuner, outcome, folds[number])
+                    write_json(path, known)
+                if (reason := known[key].get("failed")) is not None:
+                    say(f"Trial {outcome.trial} failed on another fold ({reason}); it is out.")
+                    left.remove(outcome)
+            done = number + 1
+    except OutOfTime:
+        pass
+    left = left or list(chosen)[:1]
+    say(f"The default and the best of the trials were tried on {done} of {len(folds)} folds.")
+    finalists = [
+        Finalist(one, tuple(Scores(**known[f"{one.trial}/{n}"]) for n in range(1, done)))
+        for one in left
+    ]
+    # Stable, and the default stands first: it wins where another is only as good.
+    ranked = sorted(finalists, key=lambda one: one.rank, reverse=True)
+    default = next((one for one in finalists if one.is_default), None)
+    if done == 1 and default is not None and not _clearly(ranked[0], default, folds[0]):
+        ranked = [default, *(one for one in ranked if one is not default)]
+        say("There was no time to tell the best trials from the default: its settings are kept.")
+    return ranked
+
+
+def _tried(tuner: FineTuneTuner, outcome: Outcome, splits: Splits) -> dict[str, float | str]:
+    try:
+        return asdict(tuner.run_on(outcome, splits))
+    except OutOfTime:
+        raise
+    except Exception as error:
+        if is_full_disk(error):
+            raise
+        return {"failed": why_failed(error)}
+
+
+def _clearly(best: Finalist, default: Finalist, fold: Splits) -> bool:
+    """Whether the best of many trials on one fold is ahead by more than chance."""
+    errors = (one.accuracy * (1 - one.accuracy) / len(fold.validation) for one in (best, default))
+    return best.accuracy - default.accuracy > CERTAIN * math.sqrt(sum(errors))
+
+
+def _told(outcome: Outcome) -> str:
+    return json.dumps(outcome.settings, sort_keys=True)
