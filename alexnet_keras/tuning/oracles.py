@@ -29,6 +29,9 @@ RANDOM_FIRST = 15
 #: to choose by, much of what trials differ by is chance
 NOISE = 0.3
 
+#: of a Bayesian search's trials, so many are random: one in
+RANDOM_EVERY = 3
+
 SEARCHES = ("bayesian", "random", "hyperband")
 
 
@@ -126,17 +129,25 @@ class RandomSearch(_Timed, RandomSearchOracle):
 
 
 class BayesianSearch(_Timed, BayesianOptimizationOracle):
-    """Settings that a Gaussian process of the trials so far expects most of, or knows least of."""
+    """Settings that a Gaussian process of the trials so far expects most of, or knows least of.
+
+    Every third is drawn at random, and so is one in the place of a proposal that differs from an
+    earlier trial by less than what photographs tell apart: keras-tuner's process, whose scores are
+    noisy, would otherwise settle on the first good place and propose it again and again.
+    """
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
+        if self.trials and len(self.trials) % RANDOM_EVERY == 0:
+            return self._random_populate_space()
         with warnings.catch_warnings():
             # Of a length scale at the end of its range, where scores are little but noise.
             warnings.simplefilter("ignore", ConvergenceWarning)
             found = super().populate_space(trial_id)
-        # keras-tuner's proposes again what it believes to be the best.
         values = found["values"]
-        again = values is not None and self._duplicate(values)
-        return self._random_populate_space() if again else found
+        if values is None:
+            return found
+        tried = {_rounded(trial.hyperparameters.values) for trial in self.trials.values()}
+        return self._random_populate_space() if _rounded(values) in tried else found
 
 
 class HyperbandSearch(_Timed, HyperbandOracle):
@@ -177,3 +188,11 @@ def make_oracle(
     oracle.budget, oracle.most_trials = budget, most_trials
     oracle.verbose = 0
     return oracle
+
+
+def _rounded(values: dict[str, Any]) -> frozenset[tuple[str, Any]]:
+    """Choices with rates and decays to one digit."""
+    return frozenset(
+        (name, float(f"{value:.0e}") if isinstance(value, float) else value)
+        for name, value in values.items()
+    )
