@@ -10,7 +10,6 @@ from typing import Any
 
 import keras_tuner
 from keras_tuner.engine import trial as trial_module
-from keras_tuner.engine.metrics_tracking import MetricsTracker
 from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, RandomSearchOracle
 from sklearn.exceptions import ConvergenceWarning
 
@@ -72,7 +71,7 @@ class _Timed:
         """Lets a trial that has ended be the next to run, as if it had not."""
         trial = self.trials[trial_id]
         trial.status, trial.message, trial.score = "RUNNING", None, None
-        trial.metrics = MetricsTracker()
+        trial.metrics = type(trial.metrics)()
         self.end_order = [name for name in self.end_order if name != trial_id]
         self._run_times.pop(trial_id, None)
         self._retry_queue.append(trial_id)
