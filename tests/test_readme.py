@@ -16,6 +16,7 @@ from finetune_cars import main as finetune_cars
 from finetune_flowers import main as finetune_flowers
 from make_tfrecords import main as make_tfrecords
 from train_imagenet import main as train_imagenet
+from tune_flowers import main as tune_flowers
 
 
 def rows(repository, first_heading):
@@ -67,6 +68,7 @@ def test_every_option_that_is_shown_exists(repository):
         ("export", export),
         ("train_imagenet", train_imagenet),
         ("make_tfrecords", make_tfrecords),
+        ("tune_flowers", tune_flowers),
     ):
         assert isinstance(command, click.Command)
         known = {

@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 import keras_tuner
-import numpy as np
 import tensorflow as tf
 from keras_tuner.engine.base_tuner import BaseTuner
 from tensorboard.plugins.hparams import api as hparams
@@ -213,8 +212,9 @@ class FineTuneTuner(BaseTuner):
             for one in read_outcomes(self.folder)
             if one.accuracy is not None
         ]
-        enough = len(before) >= LEAST_COMPARED
-        goes_on = enough and bool(accuracy >= np.quantile(before, 1 - BEST_SHARE))
+        # Those that are as good count too: once is enough.
+        ahead = sum(one >= accuracy for one in before)
+        goes_on = len(before) >= LEAST_COMPARED and ahead <= BEST_SHARE * len(before)
         self._attempt["went_on"] = goes_on
         return goes_on
 

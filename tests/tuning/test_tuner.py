@@ -324,6 +324,10 @@ class TestUnfreezing:
         goes_on = self.tried(quick, tmp_path, [number / 20 for number in range(20)])
         assert goes_on(0.9) and not goes_on(0.8)
 
+    def test_of_many_that_are_as_good_one_is_enough(self, quick, tmp_path):
+        goes_on = self.tried(quick, tmp_path, [0.5] * 15 + [0.9] * 5)
+        assert goes_on(0.91) and not goes_on(0.9)
+
     def test_waits_until_there_is_something_to_compare_with(self, quick, tmp_path):
         assert not self.tried(quick, tmp_path, [0.1] * 9)(0.99)
         assert self.tried(quick, tmp_path / "more", [0.1] * 10)(0.99)
