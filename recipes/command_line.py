@@ -495,7 +495,7 @@ _EXPORT = [
     click.option(
         "--embedding",
         metavar="LAYER",
-        help="What the signature embed gives.  [default: fc7, or pool5 without one]",
+        help="What the signature embed gives.  [default: fc7, pool5, or the last convolution]",
     ),
     click.option(
         "--warm-up",

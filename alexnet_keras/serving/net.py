@@ -18,6 +18,8 @@ from alexnet_keras.weights import InputPreprocessing, Preprocessing, from_pixels
 EMBEDDINGS = ("fc7", "pool5")
 #: what is pooled, 3 x 3 in steps of 2, where a head that needs no pool5 has left it out
 _BEFORE_POOL5 = ("relu5", "conv5")
+#: what stands for it in nets that a head has cut before
+_LAST = ("relu4", "conv4", "relu3", "conv3")
 
 #: what folding may change in a probability; float32 rounds differently
 _SAME = 1e-4
@@ -64,7 +66,8 @@ def served_net(
         model: a classifier with its preprocessing, from `transfer.build_classifier`, or an
             `AlexNet()` with classes.
         mirrored: as in `evaluation.answers`.
-        embedding: the layer that embeddings come from; `None` takes the first of `EMBEDDINGS`.
+        embedding: the layer that embeddings come from; `None` takes the first of `EMBEDDINGS`, or
+            the last convolution of a net that is cut before these.
         constant: whether all weights become constants, for formats that know no variables.
 
     Raises:
@@ -75,8 +78,10 @@ def served_net(
     side = _side(whole)
     names = _names(_nested(whole))
     found = [name for name in EMBEDDINGS if name in names]
-    chosen = embedding or (found[0] if found else "pool5")
-    maps = next((name for name in _BEFORE_POOL5 if name in names), chosen)
+    maps = next((name for name in _BEFORE_POOL5 if name in names), None)
+    last = "pool5" if maps else next((name for name in _LAST if name in names), "pool5")
+    chosen = embedding or (found[0] if found else last)
+    maps = maps or chosen
     source = maps if chosen == "pool5" and "pool5" not in names else chosen
     if source not in names:
         raise UserError(

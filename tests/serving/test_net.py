@@ -12,6 +12,7 @@ from alexnet_keras.evaluation import answers
 from alexnet_keras.feature_extraction import features
 from alexnet_keras.serving import net as net_module
 from alexnet_keras.serving.net import served_net
+from alexnet_keras.transfer import HeadShape, build_classifier
 from alexnet_keras.weights import PREPROCESSING, InputPreprocessing
 from served_model import SIDE, small_classifier
 
@@ -95,6 +96,18 @@ class TestEmbeddings:
         maps /= np.linalg.norm(maps, axis=1, keepdims=True)
         found = served_net(model).function(pixels())["embedding"]
         np.testing.assert_allclose(found, maps, atol=1e-5)
+
+    @pytest.mark.parametrize("cut", ["conv4", "conv3"])
+    def test_of_a_net_that_is_cut_earlier_are_its_last_maps(self, cut):
+        shape = HeadShape(cut=cut)
+        model = build_classifier(
+            3, variant="torchvision", image_size=SIDE, head="bilinear", shape=shape
+        ).model
+        net = served_net(model)
+        maps = np.asarray(features(model, [cut])(pixels())[cut]).mean((1, 2))
+        maps /= np.linalg.norm(maps, axis=1, keepdims=True)
+        assert net.embedding == cut
+        np.testing.assert_allclose(net.function(pixels())["embedding"], maps, atol=1e-5)
 
     def test_of_no_layer_are_refused_with_those_there_are(self):
         with pytest.raises(UserError, match="no layer 'fc9' for embeddings; its .*conv1"):
