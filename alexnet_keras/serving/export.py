@@ -72,7 +72,8 @@ def export(
         mirrored: as in `evaluation.answers`, so that what is served is what was measured.
         top: how many labels an answer has; all, if there are fewer classes.
         limits: what an image may cost; see `Limits`.
-        embedding: name of the layer that `embed` gives; `fc7`, else `pool5`, else the last convolution by default.
+        embedding: name of the layer that `embed` gives; by default `fc7`, else `pool5`, else the
+            last convolution.
         photographs: content of image files for the warm-up; a picture is drawn if there is none.
         card: what the card says of data, accuracy and licence.
 
