@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from alexnet_keras.data import Splits
 from alexnet_keras.errors import UserError
+from alexnet_keras.training.stopping import StopRequest
 from alexnet_keras.transfer import Choices
 from alexnet_keras.tuning.budget import Budget
 from alexnet_keras.tuning.files import read_json, write_json
@@ -103,6 +104,7 @@ def search_settings(
     Raises:
         UserError: the folder holds another search, or another process searches in it; no trial has
             a score; a chief cannot listen where it should.
+        KeyboardInterrupt: the process was asked to stop, by Ctrl-C or SIGTERM; all is kept.
     """
     identity = {"search": search, "seed": hypermodel.seed, **(identity or {})}
     part = role()
@@ -125,7 +127,10 @@ def search_settings(
             epochs=hypermodel.defaults.head_epochs,
             most_trials=most_trials,
         )
-        tuner = FineTuneTuner(hypermodel, oracle, folder / "trials", budget, strategy, on_end)
+        stop = StopRequest()
+        if threading.current_thread() is threading.main_thread():
+            stack.enter_context(stop)
+        tuner = FineTuneTuner(hypermodel, oracle, folder / "trials", budget, strategy, on_end, stop)
         if part == "worker":
             tuner.search()
             return None
@@ -221,6 +226,7 @@ def _serve(
     try:
         while tuner.budget.left() > -GRACE:
             time.sleep(0.5)
+            tuner.check_stop()
             tell()
             if failures:
                 raise UserError(

@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams import api as hparams
 from alexnet_keras.data import Splits
 from alexnet_keras.errors import UserError, is_full_disk
 from alexnet_keras.training import NonFiniteLoss
+from alexnet_keras.training.stopping import StopRequest
 from alexnet_keras.tuning.budget import Budget, OutOfTime
 from alexnet_keras.tuning.files import read_json, write_json
 from alexnet_keras.tuning.hypermodel import FineTuneHyperModel, Scores
@@ -64,6 +65,9 @@ class FineTuneTuner(BaseTuner):
         budget: that of the oracle; in a worker, one that reads the chief's.
         strategy: what every trial trains under.
         on_end: told of each trial that this process has ended.
+        stop: what notes that the process is asked to stop; the search then ends as by Ctrl-C, at
+            the next step of a trial, so that no callback in which Python ignores exceptions can
+            swallow it.
     """
 
     def __init__(
@@ -74,8 +78,10 @@ class FineTuneTuner(BaseTuner):
         budget: Budget,
         strategy: tf.distribute.Strategy | None = None,
         on_end: Callable[[Outcome], None] = lambda outcome: None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.folder, self.budget = folder, budget
+        self._stop = stop or StopRequest()
         self._strategy = strategy or tf.distribute.get_strategy()
         self._on_end = on_end
         with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from ..."
@@ -178,8 +184,21 @@ class FineTuneTuner(BaseTuner):
             super().search(*given, **options)
 
     def pre_create_trial(self) -> None:
+        self.check_stop()
         if self._is_worker():
             self.budget.check()  # a chief that has gone on to something else does not answer
+
+    def check_stop(self) -> None:
+        """
+        Raises:
+            KeyboardInterrupt: the process was asked to stop.
+        """
+        if self._stop.signal is not None:
+            raise KeyboardInterrupt
+
+    def _check(self) -> None:
+        self.check_stop()
+        self.budget.check()
 
     def done_in(self, outcome: Outcome) -> keras_tuner.HyperParameters:
         """What was trained in a trial: with no convolutions where it did not go on to them."""
@@ -203,7 +222,7 @@ class FineTuneTuner(BaseTuner):
         keras.utils.set_random_seed(self.hypermodel.seed)
         with self._strategy.scope():
             model = self.hypermodel.build(hp)
-            return self.hypermodel.fit(hp, model, interrupt=self.budget.check, **options)
+            return self.hypermodel.fit(hp, model, interrupt=self._check, **options)
 
     def _goes_on(self, accuracy: float) -> bool:
         """Whether a frozen net is so good that its convolutions are worth training."""
