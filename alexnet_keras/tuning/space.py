@@ -19,7 +19,7 @@ REASONS = {
     "values and can suit classes that differ in amounts. AlexNet's own fc6 and fc7 are tried only "
     "where the weights hold them: from random ones they take most of a budget.",
     "cut": "Later convolutions know more of ImageNet's objects, earlier ones more of texture; what "
-    "comes before conv3 has told classes apart worse in all trials on flowers and cars.",
+    "comes before conv3 has added nothing on flowers.",
     "paired": "How many convolutions a bilinear head reads, up to the cut: more are better with "
     "enough photographs, and more to learn by heart with few.",
     "hidden_units": "Of the pooled head's hidden layer, half and twice the default.",
