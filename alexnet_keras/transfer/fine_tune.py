@@ -162,13 +162,18 @@ def fine_tune(
     return FineTuned(keeper.best, keeper.best_epoch, tuple(searches))
 
 
+def measured_views(centre: CentreView, mirrored: bool) -> list[CentreView]:
+    """The views whose mean is measured: the centre view and, if `mirrored`, its mirror image."""
+    return [centre, replace(centre, mirrored=True)] if mirrored else [centre]
+
+
 def stored_views(centre: CentreView, settings: Settings) -> list[View]:
     """The views that a phase on frozen layers trains on, `settings.views` of them.
 
     First what will be measured: the centre view and, where the augmentation mirrors, its mirror
     image; then random ones.
     """
-    measured = [centre, replace(centre, mirrored=True)][: 2 if settings.augmentation.mirror else 1]
+    measured = measured_views(centre, settings.augmentation.mirror)
     random = (
         RandomView(settings.augmentation, settings.seed + number)
         for number in range(settings.views - len(measured))

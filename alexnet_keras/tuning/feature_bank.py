@@ -16,6 +16,7 @@ from alexnet_keras.evaluation import Evaluation
 from alexnet_keras.training import computing_in
 from alexnet_keras.transfer import FeatureCache
 from alexnet_keras.transfer.cutting import split_model
+from alexnet_keras.transfer.fine_tune import measured_views
 from alexnet_keras.transfer.trunk_outputs import TrunkOutputs
 from alexnet_keras.weights import preprocessing_of
 
@@ -107,10 +108,7 @@ class FeatureBank:
             mirrored: whether the mean with the mirror images is taken.
         """
         trunk, tail = self.cut(model, first_trained)
-        geometry = preprocessing_of(model).geometry
-        views = [CentreView(**geometry)]
-        if mirrored:
-            views.append(CentreView(**geometry, mirrored=True))
+        views = measured_views(CentreView(**preprocessing_of(model).geometry), mirrored)
         with (
             self.computing(),
             TrunkOutputs(trunk, self._cache, self._batch_size) as outputs,

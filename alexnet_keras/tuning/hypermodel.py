@@ -20,7 +20,7 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.evaluation import Evaluation, evaluate
 from alexnet_keras.training import EpochLog
 from alexnet_keras.transfer import Choices, Classifier, FeatureCache, build_readings, fine_tune
-from alexnet_keras.transfer.fine_tune import stored_views
+from alexnet_keras.transfer.fine_tune import measured_views, stored_views
 from alexnet_keras.tuning.budget import OutOfTime
 from alexnet_keras.tuning.feature_bank import FeatureBank
 from alexnet_keras.tuning.space import ask
@@ -198,7 +198,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 first = frozen[0].trained[0]
                 centre = CentreView(**preprocessing_of(model).geometry)
                 views = stored_views(centre, settings)
-                seen = [centre, replace(centre, mirrored=True)][: 2 if choices.mirror else 1]
+                seen = measured_views(centre, choices.mirror)
                 asked = [(splits.stopping, centre), *((splits.train, view) for view in views)]
                 # What is measured at the end first: then there is time for it.
                 asked = [*((splits.validation, view) for view in seen), *asked]

@@ -226,7 +226,6 @@ def make_oracle(
     common = {
         "objective": OBJECTIVE,
         "seed": seed or 1,  # 0 would be taken for none
-        "max_consecutive_failed_trials": MOST_FAILURES,
     }
     makers: dict[str, Callable[[], keras_tuner.Oracle]] = {
         "random": lambda: RandomSearch(max_trials=None, **common),
