@@ -9,7 +9,7 @@ comma := ,
 # One stamp a set of extras: asking for another set installs it into the same environment.
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: flowers test starter drill drill-requests drill-kills lint clean
+.PHONY: flowers test starter drill drill-requests drill-kills drill-killed-searches lint clean
 
 flowers: $(INSTALLED)  ## fine-tune AlexNet on flowers
 	$(BIN)/python recipes/finetune_flowers.py
@@ -33,6 +33,9 @@ drill-requests: $(INSTALLED)  ## a hundred thousand damaged requests to an expor
 
 drill-kills: $(INSTALLED)  ## a hundred training runs, killed and started again
 	$(BIN)/python -m pytest -m drill -s tests/drills/test_kills.py
+
+drill-killed-searches: $(INSTALLED)  ## searches of fine-tuning settings, killed and gone on with
+	$(BIN)/python -m pytest -m drill -s tests/drills/test_killed_searches.py
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

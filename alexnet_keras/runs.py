@@ -23,6 +23,7 @@ import numpy as np
 from alexnet_keras.data import Examples, Splits
 from alexnet_keras.errors import UserError, is_full_disk
 from alexnet_keras.evaluation import Answers
+from alexnet_keras.whole_files import write_json, written_beside
 
 PACKAGES = ("alexnet-keras", "tensorflow", "keras", "tensorflow-datasets", "numpy", "pillow")
 #: what marks a folder as holding a finished run
@@ -169,15 +170,16 @@ class Run:
         """
         names = np.array(examples.class_names, object)
         columns = (names[result.labels], names[result.predictions])
-        beside = self.folder / ".predictions.csv.part"
-        with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            written_beside(self.folder / "predictions.csv") as part,
+            part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(("photograph", "truth", "prediction", "confidence", "rank"))
             for key, truth, prediction, confidence, rank in zip(
                 examples.keys, *columns, result.confidence, result.ranks, strict=True
             ):
                 writer.writerow((key, truth, prediction, f"{confidence:.4f}", rank))
-        beside.replace(self.folder / "predictions.csv")
 
     def save_model(self, model: keras.Model) -> None:
         """Writes `model.keras`, whole or not at all."""
@@ -204,14 +206,9 @@ class Run:
 
     def write_json(self, name: str, content: dict[str, Any]) -> dict[str, Any]:
         """Writes a JSON file of the run, whole or not at all; returns it as it reads back."""
-        text = json.dumps(content, indent=2, default=_plain)
-        if not self.writes:
-            return json.loads(text)
-        path = self.folder / name
-        beside = path.with_name(f".{name}.part")
-        beside.write_text(text + "\n")
-        beside.replace(path)
-        return json.loads(text)
+        if self.writes:
+            write_json(self.folder / name, content, default=_plain)
+        return json.loads(json.dumps(content, default=_plain))
 
 
 def is_finished(folder: Path, **options: Any) -> bool:

@@ -44,7 +44,7 @@ def main(options: TuneOptions) -> None:
         about = {
             "search": options.search,
             "seed": options.seed,
-            "photographs": splits.train.fingerprint(),
+            "photographs": [one.fingerprint() for one in (splits.train, splits.stopping)],
             "weights": str(weights),
             "variant": options.variant,
             "crop": options.crop,
@@ -62,6 +62,7 @@ def main(options: TuneOptions) -> None:
             seed=options.seed,
         )
 
+    before = tuning.read_outcomes(run.folder / "trials")
     with run.phase("search"), tuning.workers(options.workers, run.folder) as alive:
         found = tuning.search_settings(
             hypermodel,
@@ -74,7 +75,7 @@ def main(options: TuneOptions) -> None:
             identity=about,
             alive=alive,
             strategy=strategy,
-            on_end=viewing.TrialProgress(options.minutes).tell,
+            on_end=viewing.TrialProgress(options.minutes, before).tell,
             say=run.note,
         )
     if found is None:  # a worker: the chief knows

@@ -34,10 +34,10 @@ from alexnet_keras.data.records import (
     finished_manifest,
     read_manifest,
     scan_shard,
-    written_beside,
 )
 from alexnet_keras.data.screening import Skipped, check_skipped, screen
 from alexnet_keras.errors import UserError, is_full_disk
+from alexnet_keras.whole_files import written_beside
 
 SKIPPED = "skipped.txt"
 #: megabytes (10^6 bytes) of a shard: few files, and little work to do again after a break
@@ -208,7 +208,7 @@ def _list_skipped(manifest: Mapping[str, Any], total: int, path: Path) -> None:
         for key, reason in shard["skipped"]
     ]
     check_skipped(total, skipped, manifest["name"], allow_bad=True)
-    with written_beside(path) as beside:
+    with written_beside(path, synced=True) as beside:
         lines = (f"{bad.key}\t{bad.reason}\n" for bad in skipped)
         beside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
@@ -236,7 +236,7 @@ def _write_shard(
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        written_beside(path) as part,
+        written_beside(path, synced=True) as part,
         tf.io.TFRecordWriter(os.fspath(part)) as writer,
     ):
         images = _in_order(pool, prepared, range(len(kept)))
@@ -380,5 +380,5 @@ def _failures_told(output: Path) -> Iterator[None]:
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:
-    with written_beside(path) as part:
+    with written_beside(path, synced=True) as part:
         part.write_text(json.dumps(content, indent=1) + "\n")

@@ -19,7 +19,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from google.protobuf.message import DecodeError
 from alexnet_keras.data.contents import Contents, Names
 from alexnet_keras.data.examples import Examples
 from alexnet_keras.errors import UserError
+from alexnet_keras.whole_files import written_beside
 
 MANIFEST = "manifest.json"
 #: what `manifest.json` has under "format"; a change in what the files mean changes it
@@ -75,7 +75,7 @@ class RecordIndex:
 
     def save(self, path: Path) -> None:
         """Writes an `.npz`, whole or not at all, the same bytes for the same index."""
-        with written_beside(path) as part, part.open("wb") as file:
+        with written_beside(path, synced=True) as part, part.open("wb") as file:
             np.savez(
                 file,
                 places=self.places,
@@ -363,16 +363,3 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal. Raises `OSError` where it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """The path of a file to write, which takes the name `path` when all went well, or goes."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

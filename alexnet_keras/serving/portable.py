@@ -25,6 +25,7 @@ from alexnet_keras.runs import check_writable, full_disk
 from alexnet_keras.serving.model_card import described_view
 from alexnet_keras.serving.net import ServedNet, served_net
 from alexnet_keras.serving.running import missing_package
+from alexnet_keras.whole_files import written_beside
 
 #: 17: what ONNX Runtime, OpenVINO and TensorRT of the last years read
 OPSET = 17
@@ -208,16 +209,13 @@ def _checked(path: str | Path, suffix: str) -> Path:
 
 def _written(path: Path, content: bytes, description: dict[str, Any]) -> Path:
     described = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    beside = path.with_name(f".{path.name}.part")
     try:
-        beside.write_text(described, "utf-8", "replace")
-        beside.replace(path.with_name(f"{path.name}.json"))
-        beside.write_bytes(content)
-        beside.replace(path)
+        with written_beside(path.with_name(f"{path.name}.json")) as part:
+            part.write_text(described, "utf-8", "replace")
+        with written_beside(path) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise full_disk(error, path.parent) or UserError(
             f"{path} could not be written ({error.strerror}); give another path."
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return path

@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from alexnet_keras.whole_files import written_beside
+
 
 class History:
     """The epochs of a run, written down as they end.
@@ -41,12 +43,7 @@ class History:
             self._write_csv()
 
     def _write_csv(self) -> None:
-        beside = self._csv_path.with_name(f".{self._csv_path.name}.part")
-        try:
-            with beside.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(self.rows)
-            beside.replace(self._csv_path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_beside(self._csv_path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self.rows)

@@ -15,6 +15,7 @@ from alexnet_keras.transfer.classifier import Classifier, build_classifier
 from alexnet_keras.transfer.fine_tune import Settings
 from alexnet_keras.transfer.heads import HEADS, HeadShape
 from alexnet_keras.transfer.plan import Phase, plan_phases
+from alexnet_keras.weights import StoredWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Choices:
         self,
         classes: int,
         *,
-        weights: str | Path | None = None,
+        weights: str | Path | StoredWeights | None = None,
         variant: str | None = None,
         crop: str = "centre",
     ) -> Classifier:

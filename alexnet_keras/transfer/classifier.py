@@ -58,7 +58,7 @@ class Classifier(NamedTuple):
 def build_classifier(
     classes: int,
     *,
-    weights: str | Path | None = None,
+    weights: str | Path | StoredWeights | None = None,
     variant: str | None = None,
     image_size: int | None = None,
     head: str = "auto",
@@ -69,9 +69,10 @@ def build_classifier(
 
     Args:
         classes: number of classes of the new `fc8`.
-        weights: as in `AlexNet`; `None` stands for random weights of He's initialization, which
-            learns faster from few photographs than the published one of `AlexNet`. A `fc8` among
-            them belongs to other classes and is left out.
+        weights: as in `AlexNet`, or what `open_weights` gave, for many classifiers of the same;
+            `None` stands for random weights of He's initialization, which learns faster from few
+            photographs than the published one of `AlexNet`. A `fc8` among them belongs to other
+            classes and is left out.
         variant: as in `AlexNet`.
         image_size: side of the square input in pixels; `None` takes the published one with
             pretrained fully connected layers, 256 with a bilinear head and 288 with a pooled one
@@ -121,7 +122,7 @@ def build_classifier(
 
 def build_readings(
     *,
-    weights: str | Path,
+    weights: str | Path | StoredWeights,
     variant: str | None = None,
     image_size: int,
     crop: str = "centre",
@@ -151,10 +152,11 @@ def build_readings(
 
 
 def _choose(
-    weights: str | Path | None, variant: str | None
+    weights: str | Path | StoredWeights | None, variant: str | None
 ) -> tuple[str, Variant, StoredWeights | None]:
     """The variant of a classifier and its row, and its weights."""
-    stored = None if weights is None else open_weights(weights, variant)
+    opened = weights is None or isinstance(weights, StoredWeights)
+    stored = weights if opened else open_weights(weights, variant)
     variant = choose_variant(variant, stored)
     row = variant_row(variant)
     if stored is None and row.initialization != "he":

@@ -34,6 +34,7 @@ class TrunkOutputs:
         cache: FeatureCache,
         batch_size: int,
         prefixes: Sequence[keras.Model] = (),
+        run: Callable[[tf.Tensor], list[tf.Tensor]] | None = None,
     ) -> None:
         """
         Args:
@@ -42,20 +43,16 @@ class TrunkOutputs:
             batch_size: images that it runs on at a time.
             prefixes: shorter trunks that this one begins with, whose outputs will be asked for
                 later: they are stored on the way, where there is room for them too.
+            run: `in_half(trunk)` from before, of a trunk without prefixes: tracing it again takes
+                as long as some batches do.
 
         Raises:
             UserError: the cache cannot be written to.
         """
         trunks = {trunk_fingerprint(one): one for one in (trunk, *prefixes)}
-        together = keras.Model(trunk.input, [one.output for one in trunks.values()])
-
-        # Called as a function, on one device: under a strategy, predict_on_batch would give every
-        # device the whole batch.
-        def run(images: tf.Tensor) -> list[tf.Tensor]:
-            outputs = keras.tree.flatten(together(images, training=False))
-            return [tf.cast(output, tf.float16) for output in outputs]
-
-        self._run = tf.function(run, autograph=False)
+        if run is None:
+            run = in_half(keras.Model(trunk.input, [one.output for one in trunks.values()]))
+        self._run = run
         self._image_size, self._shape = trunk.input_shape[1], trunk.output_shape[1:]
         self._batch_size, self._cache = batch_size, cache
         self._fingerprints = list(trunks)
@@ -227,6 +224,18 @@ class TrunkOutputs:
 
     def _key(self, view: View, digest: bytes) -> bytes:
         return hashlib.sha256(repr(view).encode() + digest).digest()
+
+
+def in_half(trunk: keras.Model) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+    """From pixels, as `trunk` takes them, to each of its outputs in float16."""
+
+    # Called as a function, on one device: under a strategy, predict_on_batch would give every
+    # device the whole batch.
+    def run(images: tf.Tensor) -> list[tf.Tensor]:
+        outputs = keras.tree.flatten(trunk(images, training=False))
+        return [tf.cast(output, tf.float16) for output in outputs]
+
+    return tf.function(run, autograph=False)
 
 
 def trunk_fingerprint(trunk: keras.Model) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from alexnet_keras.tuning.files import read_json, write_json
+from alexnet_keras.whole_files import read_json, write_json
 
 #: seconds between two looks at, or entries in, the file that all processes of a search share
 INTERVAL = 2.0
@@ -37,9 +37,9 @@ class Budget:
             self._before += float(read_json(path).get("spent", 0.0))
         self._looking = threading.Lock()  # a chief's server looks at it too
         self._began = self._written = time.monotonic()
-        self._until = 0.0
+        self._until = self._others_until = 0.0
         if seconds is not None:
-            self._until = time.time() + seconds - self._before
+            self._until = self._others_until = time.time() + seconds - self._before
             self._write()
         else:
             self._read()
@@ -74,7 +74,7 @@ class Budget:
             raise OutOfTime
 
     def extend(self, seconds: float) -> None:
-        """Gives more time; of the process that owns the search."""
+        """Gives more time to the process that owns the search, and to no other."""
         with self._looking:
             self._until += seconds
             self._write()
@@ -86,7 +86,7 @@ class Budget:
                 self._write()
 
     def _write(self) -> None:
-        write_json(self._path, {"spent": round(self.spent, 3), "until": self._until})
+        write_json(self._path, {"spent": round(self.spent, 3), "until": self._others_until})
 
     def _read(self) -> None:
         found = read_json(self._path)

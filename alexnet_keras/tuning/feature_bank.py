@@ -11,13 +11,12 @@ import keras
 import numpy as np
 
 from alexnet_keras.data import CentreView, Examples, View
-from alexnet_keras.errors import UserError
-from alexnet_keras.evaluation import Evaluation
+from alexnet_keras.evaluation import Evaluation, evaluate
 from alexnet_keras.training import computing_in
 from alexnet_keras.transfer import FeatureCache
 from alexnet_keras.transfer.cutting import split_model
 from alexnet_keras.transfer.fine_tune import measured_views
-from alexnet_keras.transfer.trunk_outputs import TrunkOutputs
+from alexnet_keras.transfer.trunk_outputs import TrunkOutputs, in_half
 from alexnet_keras.weights import preprocessing_of
 
 
@@ -46,6 +45,7 @@ class FeatureBank:
             name: (end - one.shape[-1], end) for (name, one), end in zip(named, ends, strict=True)
         }
         self._cache, self._batch_size, self.precision = cache, batch_size, precision
+        self._run = in_half(self.model)
 
     def computing(self) -> AbstractContextManager[None]:
         """Inside, the bank computes in its precision."""
@@ -78,31 +78,23 @@ class FeatureBank:
         asked: Sequence[tuple[Examples, View]],
         interrupt: Callable[[], None],
     ) -> None:
-        """Runs the frozen layers on what is not stored yet.
+        """Runs the frozen layers on what is not stored yet, as far as there is room for it.
 
         Args:
+            asked: what is needed most first.
             interrupt: called after each batch; may raise.
-
-        Raises:
-            UserError: there is no room for all of it.
         """
         trunk, _ = self.cut(model, first_trained)
         with (
             self.computing(),
-            TrunkOutputs(trunk, self._cache, self._batch_size) as outputs,
+            self._outputs(trunk) as outputs,
         ):
-            found = outputs.rows(asked, _Ticking(interrupt))
-        if len(found) < len(asked):
-            raise UserError(
-                f"There is no room in {self._cache.folder} for what the frozen layers give for "
-                f"{len(asked)} views of up to {max(len(one) for one, _ in asked)} photographs; "
-                "make space on the disk, or set KERAS_HOME to a folder on another."
-            )
+            outputs.rows(asked, _Ticking(interrupt))
 
     def evaluate(
         self, model: keras.Model, first_trained: str, examples: Examples, mirrored: bool
     ) -> Evaluation:
-        """As `evaluation.evaluate` of `model`, whose head reads from the bank.
+        """As `evaluation.evaluate` of `model`, whose head reads from the bank where there is room.
 
         Args:
             mirrored: whether the mean with the mirror images is taken.
@@ -111,7 +103,7 @@ class FeatureBank:
         views = measured_views(CentreView(**preprocessing_of(model).geometry), mirrored)
         with (
             self.computing(),
-            TrunkOutputs(trunk, self._cache, self._batch_size) as outputs,
+            self._outputs(trunk) as outputs,
         ):
             found = outputs.rows([(examples, view) for view in views])
             # Called, not `predict`: tracing would take longer.
@@ -124,7 +116,13 @@ class FeatureBank:
                 )
                 for rows in found
             ]
+        if len(found) < len(views):
+            return evaluate(model, examples, mirrored=mirrored)
         return Evaluation(sum(given) / len(given), examples.labels.astype(int))
+
+    def _outputs(self, trunk: keras.Model) -> TrunkOutputs:
+        run = self._run if trunk is self.model else None
+        return TrunkOutputs(trunk, self._cache, self._batch_size, run=run)
 
     @staticmethod
     def _name(layer: str, names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The best trials once more, on photographs that they were not chosen by."""
+"""The best trials once more, on photographs that trials were not measured on."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from alexnet_keras.data import Splits
 from alexnet_keras.errors import is_full_disk
 from alexnet_keras.tuning.budget import OutOfTime
-from alexnet_keras.tuning.files import read_json, write_json
 from alexnet_keras.tuning.hypermodel import Scores
-from alexnet_keras.tuning.outcomes import Outcome
+from alexnet_keras.tuning.outcomes import DEFAULT_TRIAL, Outcome
 from alexnet_keras.tuning.tuner import FineTuneTuner, why_failed
+from alexnet_keras.whole_files import read_json, write_json
 
 #: the best trials that are tried on the other folds, beside the default
 FINALISTS = 4
-#: the trial that has the default settings
-DEFAULT_TRIAL = 0
 #: standard errors that the best trial of many must be ahead by, where no other fold was tried
 CERTAIN = 2.0
 
@@ -31,10 +31,12 @@ class Finalist:
 
     Attributes:
         outcome: of the trial, on the fold that it was chosen by.
+        settings: as `Choices.of` takes them.
         scores: one for each further fold that all finalists were tried on.
     """
 
     outcome: Outcome
+    settings: dict[str, Any]
     scores: tuple[Scores, ...]
 
     @property
@@ -96,20 +98,27 @@ def play_finals(
     try:
         for number in range(1, len(folds)):
             for outcome in list(left):
-                key = f"{outcome.trial}/{number}"
+                key = _key(outcome, number)
                 if key not in known:
                     known[key] = _tried(tuner, outcome, folds[number])
                     write_json(path, known)
                 if (reason := known[key].get("failed")) is not None:
                     say(f"Trial {outcome.trial} failed on another fold ({reason}); it is out.")
                     left.remove(outcome)
+            if not left:
+                break
             done = number + 1
     except OutOfTime:
         pass
-    left = left or list(chosen)[:1]
+    if not left:  # what the first fold says is all that is known
+        left, done = list(chosen), 1
     say(f"The default and the best of the trials were tried on {done} of {len(folds)} folds.")
     finalists = [
-        Finalist(one, tuple(Scores(**known[f"{one.trial}/{n}"]) for n in range(1, done)))
+        Finalist(
+            one,
+            tuner.settings_of(one),
+            tuple(Scores(**known[_key(one, number)]) for number in range(1, done)),
+        )
         for one in left
     ]
     # Stable, and the default stands first: it wins where another is only as good.
@@ -130,6 +139,11 @@ def _tried(tuner: FineTuneTuner, outcome: Outcome, splits: Splits) -> dict[str, 
         if is_full_disk(error):
             raise
         return {"failed": why_failed(error)}
+
+
+def _key(outcome: Outcome, fold: int) -> str:
+    """Of a score in the file: a trial that was stopped may come to other settings, run again."""
+    return f"{outcome.trial}/{fold}/{sha256(_told(outcome).encode()).hexdigest()[:12]}"
 
 
 def _clearly(best: Finalist, default: Finalist, fold: Splits) -> bool:

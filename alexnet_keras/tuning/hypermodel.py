@@ -51,11 +51,6 @@ class Scores:
     def of(cls, result: Evaluation) -> Scores:
         return cls(result.top(1), calibrated_loss(result))
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Larger is better; photographs are few, so that many trials label as many right."""
-        return self.accuracy, -self.loss
-
 
 class FineTuneHyperModel(keras_tuner.HyperModel):
     """A classifier on pretrained convolutions, with everything about its fine-tuning open.
@@ -109,9 +104,11 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             )
         self.splits, self.defaults = splits, defaults or Choices()
         self.precision, self.seed = precision, seed
-        self._source = {"weights": weights, "variant": variant, "crop": crop}
+        # Read once: published weights are 244 MB, and a trial may take a few seconds.
+        stored = open_weights(weights, variant)
+        self._source = {"weights": stored, "variant": variant, "crop": crop}
         self._cache = cache or FeatureCache(most_bytes=DISK_BYTES, memory_bytes=MEMORY_BYTES)
-        with_fc6 = "fc6/kernel" in open_weights(weights, variant).tensors
+        with_fc6 = "fc6/kernel" in stored.tensors
         self.heads = tuple(heads or ("bilinear", "pooled", *(("fc",) if with_fc6 else ())))
         default = replace(self.defaults, head=self.heads[0])
         built = default.build(len(splits.train.class_names), **self._source)
@@ -218,10 +215,11 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 try:
                     fine_tune(model, splits, thawed, settings, log=log, **options)
                 except OutOfTime:
-                    stopped = True
+                    stopped = True  # and no time to measure the whole net: what is known counts
                 losses = [row["stop_loss"] for row in log.rows]
                 # As one run of all phases would: what decides is the early-stopping part.
-                if min(losses[frozen_epochs:], default=np.inf) < min(losses[:frozen_epochs]):
+                better = min(losses[frozen_epochs:], default=np.inf) < min(losses[:frozen_epochs])
+                if better and not stopped:
                     scores = Scores.of(evaluate(model, splits.validation, mirrored=choices.mirror))
                 else:
                     model.set_weights(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,14 +16,13 @@ from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle, Ran
 from sklearn.exceptions import ConvergenceWarning
 
 from alexnet_keras.tuning.budget import Budget
-from alexnet_keras.tuning.files import write_json
 from alexnet_keras.tuning.hypermodel import OBJECTIVE
 from alexnet_keras.tuning.outcomes import FAILED, read_outcome
+from alexnet_keras.tuning.space import THAWED, WHERE
+from alexnet_keras.whole_files import write_json
 
 #: so many trials that fail one after the other, for the same reason, end a search
 MOST_FAILURES = 3
-#: times that a trial is begun whose process is gone before it ends: killed for its memory, say
-MOST_ATTEMPTS = 2
 #: random trials before the first that the Gaussian process proposes
 RANDOM_FIRST = 15
 #: what a score's noise adds to its variance among trials, as a share: with some hundred photographs
@@ -52,17 +52,26 @@ class _Timed:
     stopped_because: str | None = None
     #: whether there is nothing more to do, as a process has been told
     ended = False
+    #: held while a trial is proposed
+    proposing: threading.Lock
 
     def create_trial(self, tuner_id: str) -> trial_module.Trial:
-        if not self._has_ended():
-            trial = super().create_trial(tuner_id)
-            if trial.status == "IDLE":
-                time.sleep(0.1)  # keras-tuner's loop asks again at once
-            if trial.status != "STOPPED":
-                return trial
-        self.ended = True
+        with self.proposing:
+            if not self._has_ended():
+                trial = super().create_trial(tuner_id)
+                if trial.status == "IDLE":
+                    time.sleep(0.1)  # keras-tuner's loop asks again at once
+                if trial.status != "STOPPED":
+                    return trial
+            self.ended = True
         self.tuner_ids.discard(tuner_id)
         return trial_module.Trial(self.get_space(), trial_id="none", status="STOPPED")
+
+    def finish(self) -> bool:
+        """Proposes nothing from now on; says whether no trial runs any more."""
+        with self.proposing:
+            self.ended = True
+            return not self.ongoing_trials
 
     def _has_ended(self) -> bool:
         enough = self.most_trials is not None and len(self.trials) >= self.most_trials
@@ -149,9 +158,15 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
             return super().populate_space(trial_id)
         if len(completed) < self.num_initial_points or random_turn:
             return self._random_populate_space()
+        # keras-tuner's own is not kept over a kill, after which other settings would be proposed.
+        self._random_state = np.random.RandomState(self._seed_state)
         with warnings.catch_warnings():
             # Of a length scale at the end of its range, where scores are little but noise.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            if not hasattr(self.gpr, "X_train_"):
+                # It is asked about trials that still run, of which it would know nothing.
+                vectors = [self._vector(one.hyperparameters.values) for one in completed]
+                self.gpr.fit(np.array(vectors), np.array([-one.score for one in completed]))
             self.gpr.fit(*self._vectorize_trials())
         candidates = self._candidates(completed)
         if not candidates:
@@ -166,9 +181,18 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
         return super()._make_gpr().set_params(n_restarts_optimizer=RESTARTS)
 
     def _candidates(self, completed: Sequence[trial_module.Trial]) -> list[dict[str, Any]]:
-        """Settings that may be tried next, none of which has been, to the digit."""
+        """Settings that may be tried next, none of which has been, to the digit.
+
+        Nor has a frozen net whose convolutions were then not worth training.
+        """
         tried = {_rounded(one.hyperparameters.values) for one in self.trials.values()}
-        good = sorted(completed, key=lambda one: one.score, reverse=True)[:PARENTS]
+        ranked = sorted(completed, key=lambda one: one.score, reverse=True)
+        good, others = ranked[:PARENTS], ranked[PARENTS:]
+        in_vain = {
+            _frozen(one.hyperparameters.values)
+            for one in completed
+            if (went_on := self._went_on(one)) is False or (went_on is None and one in others)
+        }
         found = []
         for number in range(CANDIDATES):
             values = self._random_values()
@@ -177,9 +201,13 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
             if number % 2:
                 parent = good[self._random_state.randint(len(good))]
                 values = self._changed(parent.hyperparameters.values, values)
-            if _rounded(values) not in tried:
+            if _rounded(values) not in tried and _frozen(values) not in in_vain:
                 found.append(values)
         return found
+
+    def _went_on(self, trial: trial_module.Trial) -> bool | None:
+        outcome = read_outcome(Path(self._get_trial_dir(trial.trial_id)))
+        return None if outcome is None else outcome.went_on
 
     def _changed(self, values: dict[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
         """`values` with some choices in the place of which others were drawn."""
@@ -240,8 +268,14 @@ def make_oracle(
         raise ValueError(f"search={search!r} is not one of {', '.join(map(repr, SEARCHES))}.")
     oracle = makers[search]()
     oracle.budget, oracle.most_trials = budget, most_trials
+    oracle.proposing = threading.Lock()
     oracle.verbose = 0
     return oracle
+
+
+def _frozen(values: dict[str, Any]) -> frozenset[tuple[str, Any]]:
+    """`_rounded`, without what is chosen of the training of convolutions."""
+    return frozenset(one for one in _rounded(values) if one[0].split(WHERE)[0] not in THAWED)
 
 
 def _rounded(values: dict[str, Any]) -> frozenset[tuple[str, Any]]:

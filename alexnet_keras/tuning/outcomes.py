@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_keras.tuning.files import read_json, write_json
+from alexnet_keras.whole_files import read_json, write_json
 
 #: what became of a trial: it ran to its end; it was stopped when the time was over, with what it
 #: had; it failed
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
+#: the trial that has the default settings
+DEFAULT_TRIAL = 0
 #: its file in the folder of a trial
 OUTCOME = "outcome.json"
 
@@ -53,7 +55,10 @@ class Outcome:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Larger is better; trials without a score are the worst."""
+        """Larger is better; trials without a score are the worst.
+
+        Photographs are few, so that many trials label as many right: then the loss tells.
+        """
         if self.accuracy is None:
             return -1.0, 0.0
         return self.accuracy, -(self.loss or 0.0)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,8 @@ conditions.print = lambda *_: None
 VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 #: what tells a worker who started it
 PARENT = "ALEXNET_KERAS_CHIEF"
-#: seconds that a worker has to end in, once the search has
-PATIENCE = 30.0
+#: seconds that workers have to end in, once the search has, and again once they are told to
+PATIENCE = 10.0
 
 
 def role() -> str:
@@ -89,13 +90,20 @@ def workers(
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         os.environ.update(places, KERASTUNER_TUNER_ID="chief")
         yield lambda: any(worker.poll() is None for worker in started)
+    except BaseException:
+        for worker in started:
+            worker.terminate()  # who has ended does not mind
+        raise
     finally:
         for name in VARIABLES:
             os.environ.pop(name, None)
-        for worker in started:
-            try:
-                worker.wait(PATIENCE)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                worker.terminate()
+        # One that waits for a chief who never came does not see that it is to end.
+        for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
+            until = time.monotonic() + PATIENCE
+            for worker in started:
+                try:
+                    worker.wait(max(until - time.monotonic(), 0.0))
+                except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                    end(worker)
         for worker in started:
             worker.wait()

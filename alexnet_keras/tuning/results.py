@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_keras.tuning.files import write_json
 from alexnet_keras.tuning.outcomes import Outcome
 from alexnet_keras.tuning.search import Found
 from alexnet_keras.tuning.space import REASONS
+from alexnet_keras.whole_files import write_json, written_beside
 
 _COLUMNS = (
     "trial",
@@ -35,7 +35,9 @@ def write_best(path: Path, found: Found, about: Mapping[str, Any]) -> dict[str, 
 
     Returns:
         `settings`; and in `search`, beside `about`, the accuracies of the best and of the default
-        over `folds` folds that they were not chosen by (0: on the one that they were).
+        over `folds` folds that trials were not measured on (0: on the one that they were): the best
+        is the best there of itself and the `others`, which the accuracy flatters it by. These
+        follow, the best first; a recipe's `--settings` takes them too, in a file of their own.
     """
     best, default = found.finalists[0], found.default
     content = {
@@ -48,6 +50,10 @@ def write_best(path: Path, found: Found, about: Mapping[str, Any]) -> dict[str, 
             "trial": best.outcome.trial,
             "trials": len(found.outcomes),
             "seconds": round(found.seconds, 1),
+            "others": [
+                {"trial": one.outcome.trial, "accuracy": one.accuracy, "settings": one.settings}
+                for one in found.finalists[1:]
+            ],
         },
     }
     write_json(path, content)
@@ -56,12 +62,13 @@ def write_best(path: Path, found: Found, about: Mapping[str, Any]) -> dict[str, 
 
 def write_trials(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Writes a row for each trial: what became of it, then its choices, empty where not active."""
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        written_beside(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow((*_COLUMNS, *REASONS))
         for one in outcomes:
             chosen = [one.settings.get(name, "") for name in REASONS]
             told = ["" if (value := getattr(one, name)) is None else value for name in _COLUMNS]
             writer.writerow((*told, *chosen))
-    beside.replace(path)

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ import tensorflow as tf
 from alexnet_keras.data import Splits
 from alexnet_keras.errors import UserError
 from alexnet_keras.training.stopping import StopRequest
-from alexnet_keras.transfer import Choices
 from alexnet_keras.tuning.budget import Budget
-from alexnet_keras.tuning.files import read_json, write_json
 from alexnet_keras.tuning.finals import Finalist, choose_finalists, play_finals
 from alexnet_keras.tuning.hypermodel import FineTuneHyperModel
 from alexnet_keras.tuning.oracles import make_oracle
 from alexnet_keras.tuning.outcomes import Outcome, read_outcomes
 from alexnet_keras.tuning.processes import role
 from alexnet_keras.tuning.tuner import FineTuneTuner
+from alexnet_keras.whole_files import read_json, write_json
 
 #: folds of the photographs that no figure comes from; trials are measured on the first, and the
 #: best of them again on the others
@@ -48,7 +47,6 @@ class Found:
         finalists: first the one whose settings are found, then the others by rank; the default is
             among them unless its trial failed.
         default: the trial with the default settings, if it has a score.
-        settings: the best, as `Choices.of` takes them.
         seconds: spent, over all the times that the search was started.
         stopped_because: why it ended before its time.
     """
@@ -56,9 +54,13 @@ class Found:
     outcomes: list[Outcome]
     finalists: list[Finalist]
     default: Finalist | None
-    settings: dict[str, Any]
     seconds: float
     stopped_because: str | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The best, as `Choices.of` takes them."""
+        return self.finalists[0].settings
 
 
 def search_settings(
@@ -156,7 +158,6 @@ def search_settings(
             outcomes,
             finalists,
             next((one for one in finalists if one.is_default), None),
-            _settings(hypermodel.choices(tuner.done_in(finalists[0].outcome))),
             budget.spent,
             oracle.stopped_because,
         )
@@ -188,11 +189,6 @@ def deal_folds(splits: Splits) -> list[Splits]:
     return splits.folds(2)
 
 
-def _settings(choices: Choices) -> dict[str, Any]:
-    """All that the search was tried with, as `Choices.of` takes it."""
-    return {name: value for name, value in asdict(choices).items() if name != "epochs"}
-
-
 def _serve(
     tuner: FineTuneTuner,
     oracle: Any,
@@ -215,12 +211,12 @@ def _serve(
 
     # keras-tuner's own waits for all workers that have ever asked, in steps of 20 s.
     threading.Thread(target=answer, daemon=True).start()
-    told = {outcome.trial for outcome in read_outcomes(tuner.folder)}
+    told = {(outcome.trial, outcome.ended) for outcome in read_outcomes(tuner.folder)}
 
     def tell() -> None:
         for outcome in read_outcomes(tuner.folder):
-            if outcome.trial not in told:
-                told.add(outcome.trial)
+            if (outcome.trial, outcome.ended) not in told:
+                told.add((outcome.trial, outcome.ended))
                 on_end(outcome)
 
     try:
@@ -229,11 +225,13 @@ def _serve(
             tuner.check_stop()
             tell()
             if failures:
+                if not isinstance(failures[0], RuntimeError):
+                    raise failures[0]
                 raise UserError(
                     f"The chief cannot listen at {os.environ['KERASTUNER_ORACLE_IP']}, port "
                     f"{os.environ['KERASTUNER_ORACLE_PORT']} ({failures[0]}); give another one."
                 )
-            if (oracle.ended or tuner.budget.over) and not oracle.ongoing_trials:
+            if (oracle.ended or tuner.budget.over) and oracle.finish():
                 return
             if not alive():
                 say("All workers are gone; their logs say why.")

@@ -60,15 +60,17 @@ DROPOUTS = {
 RATE_RANGE = 8.0
 
 
+#: choices that count where convolutions are trained
+THAWED = ("unfreeze", "learning_rate")
 #: between a choice and the condition that it belongs to
-_WHERE = ":"
+WHERE = ":"
 
 
 def plain(hp: keras_tuner.HyperParameters) -> dict[str, Any]:
     """The active choices of a trial, by the names in `REASONS`."""
     # A worker's trial also holds defaults that its conditions rule out.
     active = [one.name for one in hp.space if hp.is_active(one) and one.name in hp.values]
-    named = {name.split(_WHERE)[0]: hp.values[name] for name in active}
+    named = {name.split(WHERE)[0]: hp.values[name] for name in active}
     return {name: named[name] for name in REASONS if name in named}
 
 
@@ -133,7 +135,7 @@ def _ask_of_head(hp: keras_tuner.HyperParameters, head: str, choose: Any, range_
     """The choices that belong to one kind of head, within its scope."""
     if head not in HEADS:
         raise ValueError(f"head={head!r} is not one of {', '.join(HEADS)}.")
-    where = f"{_WHERE}{head}"
+    where = f"{WHERE}{head}"
     if head != "fc":
         choose("cut", CUTS, CUTS[0], where)
     if head == "bilinear":
@@ -141,7 +143,7 @@ def _ask_of_head(hp: keras_tuner.HyperParameters, head: str, choose: Any, range_
             most = int(cut[-1]) - FIRST_PAIRED + 1
             if most > 1:
                 with hp.conditional_scope(f"cut{where}", [cut]):
-                    choose("paired", range(1, most + 1), most, f"{_WHERE}{cut}")
+                    choose("paired", range(1, most + 1), most, f"{WHERE}{cut}")
     elif head == "pooled":
         choose("hidden_units", (256, 512, 1024), 512)
     choose("dropout", *DROPOUTS[head], where)

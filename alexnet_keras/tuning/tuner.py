@@ -8,6 +8,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,11 @@ from alexnet_keras.errors import UserError, is_full_disk
 from alexnet_keras.training import NonFiniteLoss
 from alexnet_keras.training.stopping import StopRequest
 from alexnet_keras.tuning.budget import Budget, OutOfTime
-from alexnet_keras.tuning.files import read_json, write_json
 from alexnet_keras.tuning.hypermodel import FineTuneHyperModel, Scores
-from alexnet_keras.tuning.oracles import MOST_ATTEMPTS
 from alexnet_keras.tuning.outcomes import (
     COMPLETED,
+    DEFAULT_TRIAL,
     FAILED,
-    OUTCOME,
     STOPPED,
     Outcome,
     read_outcome,
@@ -36,11 +35,14 @@ from alexnet_keras.tuning.outcomes import (
 )
 from alexnet_keras.tuning.processes import PARENT
 from alexnet_keras.tuning.space import plain
+from alexnet_keras.whole_files import read_json, write_json
 
 #: a trial trains convolutions if its frozen net is within the best share of those so far
 BEST_SHARE = 0.1
 #: so many trials are compared with before that
 LEAST_COMPARED = 10
+#: times that a trial is begun whose process is gone before it ends: killed for its memory, say
+MOST_ATTEMPTS = 2
 #: seconds that a worker waits for its chief after the time is over
 WORKER_GRACE = 60.0
 TIME_OVER = "the time was over"
@@ -104,12 +106,15 @@ class FineTuneTuner(BaseTuner):
         return str(Path(self.project_dir, f"{name}.json"))
 
     def run_stopped_again(self) -> None:
-        """Lets trials that were stopped when the time was over run again: there is time again."""
+        """Lets trials that were stopped when the time was over run again: there is time again.
+
+        The default too, if it failed: what is found is compared with it.
+        """
         for outcome in read_outcomes(self.folder):
-            if outcome.status == STOPPED:
+            lost = outcome.status == FAILED and int(outcome.trial) == DEFAULT_TRIAL
+            if outcome.status == STOPPED or lost:
                 folder = Path(self.get_trial_dir(outcome.trial))
                 (folder / _ATTEMPTS).unlink(missing_ok=True)
-                (folder / OUTCOME).unlink()
                 self.oracle.run_again(outcome.trial)
 
     def save(self) -> None:
@@ -128,7 +133,11 @@ class FineTuneTuner(BaseTuner):
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
         folder = Path(self.get_trial_dir(trial.trial_id))
         began = self.budget.spent
-        self._attempt: dict[str, Any] = {"went_on": None, "scores": {}}
+        self._attempt: dict[str, Any] = {
+            "trial": trial.trial_id,
+            "went_on": None,
+            "scores": {},
+        }
         share = self._share(trial)
 
         def ended(status: str, reason: str | None = None) -> Outcome:
@@ -165,16 +174,18 @@ class FineTuneTuner(BaseTuner):
             (folder / _ATTEMPTS).unlink(missing_ok=True)  # no fault of the trial
             raise
         except OutOfTime as error:
-            ended(STOPPED, TIME_OVER)
+            if done is None or done.accuracy is None:  # else what it had before counts
+                ended(STOPPED, TIME_OVER)
             raise keras_tuner.errors.FailedTrialError(TIME_OVER) from error
         except Exception as error:
             if is_full_disk(error):
+                (folder / _ATTEMPTS).unlink(missing_ok=True)  # nor is this
                 raise
             ended(FAILED, why_failed(error))
             raise keras_tuner.errors.FailedTrialError(why_failed(error)) from error
         stopped = "stopped" in self._attempt["scores"]
-        if "frozen_accuracy" in self._attempt["scores"] and self._attempt["went_on"] is None:
-            self._attempt["went_on"] = False  # stopped before it could
+        if stopped and "frozen_accuracy" in self._attempt["scores"]:
+            self._attempt["went_on"] = False  # what it has is of its frozen net
         outcome = ended(STOPPED, TIME_OVER) if stopped else ended(COMPLETED)
         return {"val_accuracy": outcome.accuracy, "val_loss": outcome.loss}
 
@@ -204,6 +215,11 @@ class FineTuneTuner(BaseTuner):
         """What was trained in a trial: with no convolutions where it did not go on to them."""
         return _done(self.oracle.get_trial(outcome.trial).hyperparameters, outcome.went_on)
 
+    def settings_of(self, outcome: Outcome) -> dict[str, Any]:
+        """All that was trained with in a trial, as `Choices.of` takes it."""
+        chosen = asdict(self.hypermodel.choices(self.done_in(outcome)))
+        return {name: value for name, value in chosen.items() if name != "epochs"}
+
     def run_on(self, outcome: Outcome, splits: Splits) -> Scores:
         """What was trained in a trial, trained to the end and measured on another fold.
 
@@ -229,7 +245,7 @@ class FineTuneTuner(BaseTuner):
         before = [
             one.frozen_accuracy if one.frozen_accuracy is not None else one.accuracy
             for one in read_outcomes(self.folder)
-            if one.accuracy is not None
+            if one.accuracy is not None and one.trial != self._attempt["trial"]
         ]
         # Those that are as good count too: once is enough.
         ahead = sum(one >= accuracy for one in before)

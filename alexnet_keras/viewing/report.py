@@ -29,6 +29,7 @@ from alexnet_keras.viewing.figures import (
     training_curve,
 )
 from alexnet_keras.viewing.rate_search import rate_curve, tried
+from alexnet_keras.whole_files import written_beside
 
 #: what stands for a value that is missing or undefined
 DASH = "–"
@@ -202,13 +203,9 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def write_page(text: str, path: Path) -> None:
-    """Writes a page, whole or not at all: beside it first, then renamed."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Writes a page, whole or not at all."""
+    with written_beside(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def class_accuracies(confusion: np.ndarray, class_names: Sequence[str]) -> list[ClassAccuracy]:

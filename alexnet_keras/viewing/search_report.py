@@ -148,6 +148,7 @@ def render_search_report(report: SearchReport) -> str:
         counts={name: counts[name] for name in ("completed", "stopped", "failed")},
         failed=[trial for trial in report.trials if trial.status == "failed"],
         place=_place(lines),
+        partial=sum(trial.epochs < 1 for trial in report.trials),
         parallel=parallel_coordinates(lines, list(report.reasons)),
         over_time=accuracy_over_time(lines),
         said_of_time=_said_of_time(lines),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 from alexnet_keras.errors import UserError
 from alexnet_keras.weights.formats import read_weights
 from alexnet_keras.weights.stored import StoredWeights
+from alexnet_keras.whole_files import written_beside
 
 NAME = "starter"
 #: the key in `VARIANTS` of the net that they fill, and in `PREPROCESSING` of what they expect
@@ -75,19 +74,15 @@ def write_starter(model: keras.Model, path: str | Path) -> str:
     """
     path = Path(path)
     content = _archive(_trunk(model))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        with written_beside(path, several=True) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise UserError(
             f"The starter weights cannot be written to {path} ({error.strerror or error}); make "
             "space there, or give another path."
         ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -73,6 +73,15 @@ def test_answers_from_the_bank_are_those_from_pixels(bank, source, folds, choice
         np.testing.assert_array_equal(given.labels, expected.labels)
 
 
+def test_without_room_the_whole_net_answers(source, folds, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", most_bytes=0)
+    full = FeatureBank(build_readings(image_size=SIDE, **source), cache, 8, "float32")
+    found, validation = built(source, head="pooled"), folds[0].validation
+    expected = evaluate(found.model, validation)
+    given = full.evaluate(found.model, "head_norm", validation, False)
+    np.testing.assert_allclose(given.probabilities, expected.probabilities, atol=1e-6)
+
+
 def test_heads_of_all_kinds_share_one_set(bank, source, folds, tmp_path):
     for choices in HEADS:
         first = "head_norm" if choices["head"] == "pooled" else "fc8"

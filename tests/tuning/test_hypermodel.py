@@ -99,6 +99,15 @@ def test_trials_that_differ_in_the_head_look_at_no_photograph_again(model, monke
         assert 0 <= model.fit(other, model.build(other))["val_accuracy"] <= 1
 
 
+def test_without_room_it_trains_all_the_same(narrow, folds, tmp_path):
+    full = FeatureCache(tmp_path / "none", most_bytes=0)
+    made = hypermodel(folds, tmp_path, cache=full, defaults=replace(SHORT, head_epochs=8))
+    hp = keras_tuner.HyperParameters()
+    found = made.fit(hp, made.build(hp))
+    assert found["val_accuracy"] > 0.8 and "stopped" not in found
+    assert not [stored for stored in full.sets() if stored.outputs]
+
+
 def test_fc6_is_tried_where_the_weights_hold_it(narrow, folds, tmp_path):
     model = hypermodel(folds, tmp_path)
     assert model.heads == ("bilinear", "pooled")

@@ -6,6 +6,8 @@ import csv
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,8 +18,8 @@ from alexnet_keras.tuning import (
     Budget,
     Outcome,
     OutOfTime,
-    Scores,
     deal_folds,
+    processes,
     read_outcomes,
     role,
     search_settings,
@@ -89,6 +91,20 @@ def test_a_finalist_that_fails_is_out(scored, tmp_path):
     before = len(scored.tried)
     again, _ = searched(scored, tmp_path / "s")
     assert again.settings == found.settings and len(scored.tried) == before
+
+
+def test_where_all_finalists_fail_the_first_fold_is_all_that_is_known(scored, tmp_path):
+    def accuracy(choices, fold):
+        if fold:
+            raise MemoryError
+        return 0.5 + choices.label_smoothing / 4
+
+    scored.accuracy = accuracy
+    for _ in range(2):  # and again when it is started again
+        found, said = searched(scored, tmp_path / "s")
+        assert found.finalists[0] is found.default and len(found.finalists) == 5
+        assert all(one.scores == () for one in found.finalists)
+        assert "its settings are kept" in said[-1]
 
 
 @pytest.mark.parametrize(("ahead", "is_found"), [(0.1, False), (0.45, True)])
@@ -210,6 +226,34 @@ def test_when_all_fails_the_reason_is_the_answer(scored, tmp_path):
         searched(scored, tmp_path / "s")
 
 
+def test_a_default_that_failed_runs_again(scored, tmp_path):
+    good = scored.accuracy
+
+    def accuracy(choices, fold):
+        if not mended:
+            raise MemoryError
+        return good(choices, fold)
+
+    mended, scored.accuracy = [], accuracy
+    with pytest.raises(UserError, match="out of memory"):
+        searched(scored, tmp_path / "s")
+    mended.append(True)
+    found, _ = searched(scored, tmp_path / "s")
+    assert found.default is not None and found.default.outcome.status == "completed"
+    assert [one.status for one in found.outcomes].count("failed") == 2
+
+
+def test_a_score_of_the_finals_belongs_to_its_settings(scored, tmp_path):
+    """A trial that was stopped frozen, and run again with its convolutions, is another."""
+    searched(scored, tmp_path / "s", most_trials=2)
+    before = len(scored.tried)
+    for outcome in read_outcomes(tmp_path / "s" / "trials"):
+        changed = replace(outcome, settings={**outcome.settings, "unfreeze": 1})
+        changed.write(tmp_path / "s" / "trials" / f"trial_{outcome.trial}")
+    searched(scored, tmp_path / "s", most_trials=2)
+    assert [fold for _, fold in scored.tried[before:]] == [1, 1]
+
+
 def test_no_time_at_all_is_said(scored, tmp_path):
     with pytest.raises(UserError, match="No trial has come to a score .* more --minutes"):
         searched(scored, tmp_path / "s", seconds=1)
@@ -283,6 +327,27 @@ def test_a_part_of_the_variables_is_refused(monkeypatch):
     assert role() == "worker"
 
 
+class TestWorkers:
+    """Of `processes.workers`, whatever they do."""
+
+    def started(self, folder, script):
+        return processes.workers(2, folder, [sys.executable, "-c", script])
+
+    def test_end_at_once_with_a_search_that_fails(self, tmp_path):
+        began = time.monotonic()
+        with pytest.raises(UserError), self.started(tmp_path, "import time; time.sleep(600)"):
+            raise UserError("something")
+        assert time.monotonic() - began < processes.PATIENCE
+
+    def test_are_killed_where_they_do_not_hear(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(processes, "PATIENCE", 1.0)
+        script = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+        with self.started(tmp_path, script) as alive:
+            assert alive()
+            time.sleep(0.5)
+        assert not alive()
+
+
 class TestSeveralProcesses:
     """A chief and two workers, each a process of its own."""
 
@@ -317,8 +382,3 @@ class TestSeveralProcesses:
         assert {outcome.worker for outcome in outcomes} == {"worker2"}
         assert found["trials"] == len(outcomes) >= 3
         assert found["said"] and "No answer from worker1" in " ".join(found["said"])
-
-
-def test_scores_rank_by_accuracy_and_then_by_loss():
-    assert Scores(0.9, 2.0).rank > Scores(0.8, 0.1).rank
-    assert Scores(0.9, 0.1).rank > Scores(0.9, 0.2).rank

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from alexnet_keras.training import NonFiniteLoss, choose_strategy
-from alexnet_keras.tuning import SEARCHES, read_outcomes
+from alexnet_keras.tuning import SEARCHES, OutOfTime, read_outcomes
 from alexnet_keras.tuning import budget as budget_module
-from alexnet_keras.tuning.oracles import _rounded
+from alexnet_keras.tuning.oracles import _frozen, _rounded
 from alexnet_keras.tuning.outcomes import Outcome
 from alexnet_keras.tuning.tuner import why_failed
 from small_search import SHORT, hypermodel, tuner
@@ -79,6 +81,35 @@ def test_bayesian_search_does_not_stay_in_one_place(quick, tmp_path):
     assert len(tried) == 25
     for _ in range(20):
         assert _rounded(oracle.populate_space("0025")["values"]) not in tried
+
+
+def test_bayesian_search_tries_no_frozen_net_again_to_train_it(quick, tmp_path):
+    """A fifth and less of the trials go on to convolutions; the others would come to the same."""
+    quick.does = lambda choices: {"val_accuracy": 0.5 + choices.label_smoothing, "val_loss": 1.0}
+    made, oracle, ended = tuner(quick, tmp_path / "s", search="bayesian", trials=25)
+    made.search()
+    for outcome in ended:  # as if none had gone on
+        replace(outcome, went_on=False).write(made.folder / f"trial_{outcome.trial}")
+    tried = {_frozen(trial.hyperparameters.values) for trial in oracle.trials.values()}
+    for _ in range(20):
+        assert _frozen(oracle.populate_space("0025")["values"]) not in tried
+
+
+def test_bayesian_search_knows_others_trials_by_what_has_ended(quick, tmp_path, monkeypatch):
+    """Asked about a trial that still runs before it was ever fitted, a process answers 0 +- 1."""
+    quick.does = lambda choices: {"val_accuracy": 0.9 + choices.label_smoothing / 9, "val_loss": 1}
+    made, _, _ = tuner(quick, tmp_path / "s", search="bayesian", trials=20)
+    made.search()
+    made, oracle, _ = tuner(quick, tmp_path / "s", search="bayesian", trials=30)
+    fitted = []
+    fit = type(oracle.gpr).fit
+    monkeypatch.setattr(
+        type(oracle.gpr), "fit", lambda gpr, x, y: fitted.append(y) or fit(gpr, x, y)
+    )
+    for worker in ("worker1", "worker2", "worker3"):  # the second trial is a random one
+        oracle.create_trial(worker)
+    assert len(fitted[-1]) == 22  # with those of two others
+    assert all(np.ptp(scores) < 0.2 for scores in fitted)
 
 
 def test_trials_train_and_are_written_down(model, tmp_path):
@@ -193,6 +224,22 @@ class TestTime:
         assert ended[-1].reason == "the time was over"
         assert all(outcome.status == "completed" for outcome in ended[:-1])
 
+    def test_stopped_once_more_it_keeps_what_it_had(self, quick, tmp_path):
+        quick.does = lambda choices: {"val_accuracy": 0.5, "val_loss": 1.0, "stopped": 1.0}
+        made, _, ended = tuner(quick, tmp_path / "s", trials=1)
+        made.search()
+        (first,) = ended
+        assert (first.status, first.accuracy) == ("stopped", 0.5)
+
+        def does(choices):
+            raise OutOfTime
+
+        quick.does = does
+        made, _, ended = tuner(quick, tmp_path / "s", trials=1)
+        made.run_stopped_again()
+        made.search()
+        assert ended == [] and read_outcomes(made.folder) == [first]
+
     def test_no_trial_begins_after_the_end(self, quick, tmp_path):
         made, oracle, ended = tuner(quick, tmp_path / "s", seconds=budget_module.RESERVE)
         made.search()
@@ -236,6 +283,20 @@ class TestGoingOn:
         for _ in range(4):
             made, _, ended = tuner(quick, tmp_path / "s", trials=1)
             with pytest.raises(KeyboardInterrupt):
+                made.search()
+        quick.does = good
+        made, _, ended = tuner(quick, tmp_path / "s", trials=1)
+        made.search()
+        assert [outcome.status for outcome in ended] == ["completed"]
+
+    def test_nor_are_full_disks(self, quick, tmp_path):
+        def does(choices):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        good, quick.does = quick.does, does
+        for _ in range(3):
+            made, _, ended = tuner(quick, tmp_path / "s", trials=1)
+            with pytest.raises(OSError, match="No space"):
                 made.search()
         quick.does = good
         made, _, ended = tuner(quick, tmp_path / "s", trials=1)
@@ -308,7 +369,7 @@ class TestUnfreezing:
                 trial=str(number), settings={}, status="completed", accuracy=accuracy, ended=number
             )
             outcome.write(made.folder / f"trial_{number}")
-        made._attempt = {}
+        made._attempt = {"trial": "100"}
         return made._goes_on
 
     def test_goes_on_from_the_best_frozen_nets_only(self, quick, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,12 +50,13 @@ def found(trials, order=(2, 0, 4), folds=2):
     finalists = [
         Finalist(
             trials[place],
+            {"head": "bilinear"},
             tuple(Scores(0.9 - rank / 100 + fold / 500, 0.3) for fold in range(folds)),
         )
         for rank, place in enumerate(order)
     ]
     default = next((one for one in finalists if one.outcome.trial == "0"), None)
-    return Found(trials, finalists, default, {}, 1180.0, None)
+    return Found(trials, finalists, default, 1180.0, None)
 
 
 def report(**options):
@@ -77,7 +80,7 @@ def test_the_page_says_what_was_found():
     text = page(report()).text
     assert "Fine-tuning settings for my <photographs>" in text
     assert "The settings that were found label 90.1% right of 978 photographs" in text
-    assert "that they were not chosen by" in text and "(2 of 2 further folds)" in text
+    assert "that trials were not measured on" in text and "(2 of 2 further folds)" in text
     assert "The default settings label 89.1% of them right." in text
     assert "The 563 photographs kept for the reported figure were not looked at" in text
     assert "42" in text and "40 completed, 1 stopped at the end of the time, 1 failed" in text
@@ -111,6 +114,14 @@ def test_importance_stands_by_the_most_important():
     assert text.index("How much each choice matters") < text.index("random forest")
     few = [*outcomes(5)]
     assert "Too few whole trials to tell" in page(report(result=found(few))).text
+
+
+def test_trials_of_a_share_of_the_epochs_are_told_as_such():
+    assert "Hyperband gave" not in page(report()).text
+    some = [replace(one, epochs=0.1 if int(one.trial) % 2 else 1.0) for one in outcomes()]
+    text = page(report(result=found(some))).text
+    assert "Hyperband gave 21 of the trials a share of the epochs only" in text
+    assert "Epochs" in text and "10%" in text
 
 
 def test_one_trial_is_a_page_too():
@@ -176,12 +187,17 @@ def test_the_console_tells_of_each_trial(capsys):
     assert lines[0].startswith("trial    0  ") and "best" in lines[0]
     assert "out of <memory>" in lines[3] and "failed" in lines[3]
     assert "min left" in lines[2]
+    TrialProgress(20, outcomes(3)).tell(outcomes(1)[1])
+    best = max(one.accuracy or 0 for one in outcomes(3))
+    assert f"best {best:.1%}" in capsys.readouterr().out
 
 
 def test_the_console_tells_what_was_found(capsys, tmp_path):
     search = {"trials": 60, "trial": "12", "accuracy": 0.921, "default_accuracy": 0.914, "folds": 4}
-    tell_found({"search": search}, tmp_path)
+    tell_found({"search": {**search, "others": [{}] * 4}}, tmp_path)
     said = capsys.readouterr().out
     assert "Of 60 trials the best, number 12, has 92.1%, the default's 91.4%" in said
-    assert "over 4 folds of photographs that it was not chosen by" in said
+    assert (
+        "over 4 folds of photographs that trials were not measured on, the best there of 5" in said
+    )
     assert f"--settings {tmp_path / 'best.json'}" in said
