@@ -39,6 +39,8 @@ from alexnet_keras.whole_files import read_json, write_json
 
 #: a trial trains convolutions if its frozen net is within the best share of those so far
 BEST_SHARE = 0.1
+#: and while trials that did so have taken no more than this share of the time of all
+THAWED_SHARE = 0.15
 #: so many trials are compared with before that
 LEAST_COMPARED = 10
 #: times that a trial is begun whose process is gone before it ends: killed for its memory, say
@@ -243,13 +245,22 @@ class FineTuneTuner(BaseTuner):
     def _goes_on(self, accuracy: float) -> bool:
         """Whether a frozen net is so good that its convolutions are worth training."""
         before = [
-            one.frozen_accuracy if one.frozen_accuracy is not None else one.accuracy
+            one
             for one in read_outcomes(self.folder)
             if one.accuracy is not None and one.trial != self._attempt["trial"]
         ]
+        frozen = [
+            one.accuracy if one.frozen_accuracy is None else one.frozen_accuracy for one in before
+        ]
         # Those that are as good count too: once is enough.
-        ahead = sum(one >= accuracy for one in before)
-        goes_on = len(before) >= LEAST_COMPARED and ahead <= BEST_SHARE * len(before)
+        ahead = sum(one >= accuracy for one in frozen)
+        took = [(one.ended - one.began, one.went_on) for one in before]
+        thawed = sum(seconds for seconds, went_on in took if went_on)
+        goes_on = (
+            len(before) >= LEAST_COMPARED
+            and ahead <= BEST_SHARE * len(before)
+            and thawed <= THAWED_SHARE * sum(seconds for seconds, _ in took)
+        )
         self._attempt["went_on"] = goes_on
         return goes_on
 

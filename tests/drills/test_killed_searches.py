@@ -19,7 +19,7 @@ import pytest
 from alexnet_keras.tuning import read_outcomes
 
 #: how many kills of each search; ALEXNET_KERAS_KILLS asks for another number
-KILLS = int(os.environ.get("ALEXNET_KERAS_KILLS", 30))
+KILLS = int(os.environ.get("ALEXNET_KERAS_KILLS", 12))
 #: of each search: enough for all kills to come before it ends
 TRIALS = KILLS + 5
 #: seconds after something new is there within which a kill comes: some three trials

@@ -362,11 +362,17 @@ class TestGoingOn:
 
 
 class TestUnfreezing:
-    def tried(self, quick, tmp_path, before):
+    def tried(self, quick, tmp_path, before, thawed=()):
         made, _, _ = tuner(quick, tmp_path / "s")
         for number, accuracy in enumerate(before):
             outcome = Outcome(
-                trial=str(number), settings={}, status="completed", accuracy=accuracy, ended=number
+                trial=str(number),
+                settings={},
+                status="completed",
+                accuracy=accuracy,
+                began=10 * number,
+                ended=10 * number + 10,
+                went_on=True if number in thawed else None,
             )
             outcome.write(made.folder / f"trial_{number}")
         made._attempt = {"trial": "100"}
@@ -379,6 +385,10 @@ class TestUnfreezing:
     def test_of_many_that_are_as_good_one_is_enough(self, quick, tmp_path):
         goes_on = self.tried(quick, tmp_path, [0.5] * 15 + [0.9] * 5)
         assert goes_on(0.91) and not goes_on(0.9)
+
+    def test_takes_no_more_than_its_share_of_the_time(self, quick, tmp_path):
+        assert self.tried(quick, tmp_path, [0.1] * 20, thawed=range(3))(0.9)
+        assert not self.tried(quick, tmp_path / "more", [0.1] * 20, thawed=range(4))(0.9)
 
     def test_waits_until_there_is_something_to_compare_with(self, quick, tmp_path):
         assert not self.tried(quick, tmp_path, [0.1] * 9)(0.99)
