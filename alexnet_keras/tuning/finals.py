@@ -19,8 +19,11 @@ from alexnet_keras.tuning.outcomes import DEFAULT_TRIAL, Outcome
 from alexnet_keras.tuning.tuner import FineTuneTuner, why_failed
 from alexnet_keras.whole_files import read_json, write_json
 
-#: the best trials that are tried on the other folds, beside the default
-FINALISTS = 4
+#: the best trials that are tried on the other folds, beside the default: so many at most, and as
+#: many as there should be time for on so many folds
+FINALISTS, FOLDS_AT_LEAST = 4, 2
+#: choices in which two of them differ
+APART = 2
 #: standard errors that the best trial of many must be ahead by, where no other fold was tried
 CERTAIN = 2.0
 
@@ -60,18 +63,25 @@ class Finalist:
         return self.scores or (own,)
 
 
-def choose_finalists(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The default, then the best trials that have a score, no two with the same settings.
+def choose_finalists(outcomes: Sequence[Outcome], seconds: float = math.inf) -> list[Outcome]:
+    """The default, then the best trials that have a score, no two with nearly the same settings.
 
     Trials of all their epochs come before those that Hyperband gave a few.
+
+    Args:
+        seconds: for the finals; one trial is tried beside the default however long that takes.
     """
     scored = [one for one in outcomes if one.accuracy is not None]
     default = [one for one in scored if int(one.trial) == DEFAULT_TRIAL]
     ranked = sorted(scored, key=lambda one: (one.epochs == 1, *one.rank), reverse=True)
-    found, seen = list(default), {_told(one) for one in default}
+    found = list(default)
     for one in ranked:
-        if _told(one) not in seen and len(found) < FINALISTS + len(default):
-            seen.add(_told(one))
+        chosen = len(found) - len(default)
+        if chosen == FINALISTS:
+            break
+        takes = FOLDS_AT_LEAST * sum(each.ended - each.began for each in (*found, one))
+        in_time = not chosen or takes <= seconds
+        if in_time and all(_apart(one, each) >= APART for each in found):
             found.append(one)
     return found
 
@@ -112,7 +122,13 @@ def play_finals(
         pass
     if not left:  # what the first fold says is all that is known
         left, done = list(chosen), 1
-    say(f"The default and the best of the trials were tried on {done} of {len(folds)} folds.")
+    tried = [one for one in left if "accuracy" in known.get(_key(one, 1), {})]
+    if done == 1 and len(tried) > 1:  # no time for all of them: those that were tried count
+        left, done = tried, 2
+    say(
+        f"{len(left)} of the trials, the default and the best, were tried on {done} of "
+        f"{len(folds)} folds."
+    )
     finalists = [
         Finalist(
             one,
@@ -150,6 +166,12 @@ def _clearly(best: Finalist, default: Finalist, fold: Splits) -> bool:
     """Whether the best of many trials on one fold is ahead by more than chance."""
     errors = (one.accuracy * (1 - one.accuracy) / len(fold.validation) for one in (best, default))
     return best.accuracy - default.accuracy > CERTAIN * math.sqrt(sum(errors))
+
+
+def _apart(one: Outcome, other: Outcome) -> int:
+    """Choices in which two trials differ, an active one from one that is not among them."""
+    names = one.settings.keys() | other.settings.keys()
+    return sum(one.settings.get(name) != other.settings.get(name) for name in names)
 
 
 def _told(outcome: Outcome) -> str:

@@ -147,7 +147,7 @@ def search_settings(
         if oracle.stopped_because is not None:
             say(oracle.stopped_because)
         outcomes = read_outcomes(tuner.folder)
-        if not (chosen := choose_finalists(outcomes)):
+        if not (chosen := choose_finalists(outcomes, FINALS_SHARE * seconds)):
             raise UserError(
                 oracle.stopped_because
                 or f"No trial has come to a score within {budget.spent:.0f} s; give more --minutes."

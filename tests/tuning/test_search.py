@@ -126,12 +126,29 @@ def test_finalists_are_whole_trials_with_settings_of_their_own():
         given = {"trial": trial, "status": "completed", "accuracy": accuracy, "loss": 1.0}
         return Outcome(**given, settings=settings, epochs=epochs)
 
-    trials = [outcome("0", 0.5, {"views": 4}), outcome("1", 0.9, {"views": 1}, epochs=0.1)]
-    trials += [outcome("2", 0.8, {"views": 1}), outcome("3", 0.7, {"views": 4})]
-    trials += [outcome(str(4 + n), 0.6, {"views": n}) for n in (2, 3)]
-    chosen = choose_finalists(trials)
-    assert [one.trial for one in chosen] == ["0", "2", "6", "7"]
+    def settings(views, head):
+        return {"views": views, "head": head, "cut": "conv5"}
+
+    trials = [outcome("0", 0.5, settings(4, "bilinear"))]
+    trials += [outcome("1", 0.9, settings(1, "pooled"), epochs=0.1)]
+    trials += [outcome("2", 0.8, settings(1, "pooled")), outcome("3", 0.7, settings(1, "fc"))]
+    trials += [outcome(str(4 + n), 0.6, settings(n, "fc")) for n in (2, 3)]
+    chosen = choose_finalists(trials)  # 3 is too near to 2, and 7 to 6
+    assert [one.trial for one in chosen] == ["0", "2", "6"]
     assert [one.trial for one in choose_finalists(trials[1:2])] == ["1"]
+
+
+def test_finalists_are_as_many_as_there_is_time_for():
+    def outcome(trial, accuracy, seconds):
+        names = dict.fromkeys(("views", "cut", "head"), trial)
+        given = {"settings": names, "status": "completed", "accuracy": accuracy, "loss": 1.0}
+        return Outcome(trial=trial, **given, began=100.0, ended=100.0 + seconds)
+
+    trials = [outcome("0", 0.5, 20), outcome("1", 0.9, 100), outcome("2", 0.8, 90)]
+    trials += [outcome("3", 0.7, 10)]
+    assert [one.trial for one in choose_finalists(trials)] == ["0", "1", "2", "3"]
+    assert [one.trial for one in choose_finalists(trials, 260)] == ["0", "1", "3"]
+    assert [one.trial for one in choose_finalists(trials, 50)] == ["0", "1"]
 
 
 def test_the_default_wins_where_nothing_is_better(scored, tmp_path):
@@ -162,7 +179,7 @@ def test_what_a_trial_did_not_go_on_to_is_not_found(scored, tmp_path):
     assert found.settings["unfreeze_from"] == ()
 
 
-def test_without_time_for_them_folds_are_left_out_for_all(scored, tmp_path, monkeypatch):
+def test_without_time_for_a_fold_those_that_were_tried_count(scored, tmp_path, monkeypatch):
     real, runs = module.FineTuneTuner.run_on, []
 
     def run_on(tuner, outcome, splits):
@@ -173,14 +190,14 @@ def test_without_time_for_them_folds_are_left_out_for_all(scored, tmp_path, monk
 
     monkeypatch.setattr(module.FineTuneTuner, "run_on", run_on)
     found, said = searched(scored, tmp_path / "s")
-    assert all(one.scores == () for one in found.finalists)
-    assert any("tried on 1 of 2 folds" in one for one in said)
+    assert [len(one.scores) for one in found.finalists] == [1, 1, 1]
+    assert any("3 of the trials, the default and the best, were tried on 2" in one for one in said)
     # Started again, those that were done are not done again.
     monkeypatch.setattr(module.FineTuneTuner, "run_on", real)
     before = len(scored.tried)
     found, said = searched(scored, tmp_path / "s")
     assert len(scored.tried) - before == 2
-    assert all(len(one.scores) == 1 for one in found.finalists)
+    assert len(found.finalists) == 5 and all(len(one.scores) == 1 for one in found.finalists)
     assert said[0].startswith("Going on after 12 trials")
 
 

@@ -387,8 +387,8 @@ class TestUnfreezing:
         assert goes_on(0.91) and not goes_on(0.9)
 
     def test_takes_no_more_than_its_share_of_the_time(self, quick, tmp_path):
-        assert self.tried(quick, tmp_path, [0.1] * 20, thawed=range(3))(0.9)
-        assert not self.tried(quick, tmp_path / "more", [0.1] * 20, thawed=range(4))(0.9)
+        assert self.tried(quick, tmp_path, [0.1] * 20, thawed=range(4))(0.9)
+        assert not self.tried(quick, tmp_path / "more", [0.1] * 20, thawed=range(5))(0.9)
 
     def test_waits_until_there_is_something_to_compare_with(self, quick, tmp_path):
         assert not self.tried(quick, tmp_path, [0.1] * 9)(0.99)
