@@ -22,7 +22,7 @@ class Budget:
     """Seconds that may be spent, and those that have been, kept in a file.
 
     The process that owns the search writes the file; others, on the same machine or with clocks
-    that agree, read it.
+    that agree, read it. What the owner adds to it is theirs only if they follow.
 
     Args:
         path: of the file.
@@ -32,14 +32,15 @@ class Budget:
 
     def __init__(self, path: Path, seconds: float | None, already: float = 0.0) -> None:
         self._path, self._owner = path, seconds is not None
+        self._follows = False
         self._before = already
         if self._owner:
             self._before += float(read_json(path).get("spent", 0.0))
         self._looking = threading.Lock()  # a chief's server looks at it too
         self._began = self._written = time.monotonic()
-        self._until = self._others_until = 0.0
+        self._until = self._first_until = 0.0
         if seconds is not None:
-            self._until = self._others_until = time.time() + seconds - self._before
+            self._until = self._first_until = time.time() + seconds - self._before
             self._write()
         else:
             self._read()
@@ -74,10 +75,16 @@ class Budget:
             raise OutOfTime
 
     def extend(self, seconds: float) -> None:
-        """Gives more time to the process that owns the search, and to no other."""
+        """Gives more time to the process that owns the search, and to those that follow it."""
         with self._looking:
             self._until += seconds
             self._write()
+
+    def follow(self) -> None:
+        """From now on, what the owner adds is given to this process too."""
+        with self._looking:
+            self._follows = True
+            self._read()
 
     def close(self) -> None:
         """Writes down what has been spent."""
@@ -86,10 +93,12 @@ class Budget:
                 self._write()
 
     def _write(self) -> None:
-        write_json(self._path, {"spent": round(self.spent, 3), "until": self._others_until})
+        until = {"until": self._first_until, "extended_until": self._until}
+        write_json(self._path, {"spent": round(self.spent, 3), **until})
 
     def _read(self) -> None:
         found = read_json(self._path)
-        self._until = float(found.get("until", self._until))
+        name = "extended_until" if self._follows else "until"
+        self._until = float(found.get(name, self._until))
         self._before = float(found.get("spent", 0.0))
         self._began = time.monotonic()

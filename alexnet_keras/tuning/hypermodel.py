@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -156,8 +157,9 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             callbacks: told of each epoch, with the whole classifier as their model.
 
         Returns:
-            `val_accuracy` and `val_loss`, as `Scores`; and, where convolutions were to be trained,
-            `frozen_accuracy`, before they were; and `stopped`, where it was out of time.
+            `val_accuracy` and `val_loss`, as `Scores`; `storing_seconds`, in which frozen layers
+            were run; and, where convolutions were to be trained, `frozen_accuracy`, before they
+            were; and `stopped`, where it was out of time.
 
         Raises:
             UserError: as `fine_tune`.
@@ -199,7 +201,9 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 asked = [(splits.stopping, centre), *((splits.train, view) for view in views)]
                 # What is measured at the end first: then there is time for it.
                 asked = [*((splits.validation, view) for view in seen), *asked]
+                began = time.monotonic()
                 bank.store(model, first, asked, interrupt)
+                storing = time.monotonic() - began
                 try:
                     fine_tune(model, splits, frozen, always, log=log, cut=bank.cut, **options)
                 except OutOfTime:
@@ -224,7 +228,8 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 else:
                     model.set_weights(kept)
         found |= {"stopped": 1.0} if stopped else {}
-        return {"val_accuracy": scores.accuracy, "val_loss": scores.loss, **found}
+        told = {"val_accuracy": scores.accuracy, "val_loss": scores.loss}
+        return {**told, "storing_seconds": storing, **found}
 
     def bank(self, image_size: int) -> FeatureBank:
         """What frozen convolutions give at one size, for all heads."""

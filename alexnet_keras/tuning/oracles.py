@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from alexnet_keras.tuning.budget import Budget
 from alexnet_keras.tuning.hypermodel import OBJECTIVE
-from alexnet_keras.tuning.outcomes import FAILED, read_outcome
-from alexnet_keras.tuning.space import THAWED, WHERE
+from alexnet_keras.tuning.outcomes import FAILED, read_outcome, read_outcomes
+from alexnet_keras.tuning.space import SEEN, THAWED, WHERE, sees_no_more
 from alexnet_keras.whole_files import write_json
 
 #: so many trials that fail one after the other, for the same reason, end a search
@@ -28,6 +28,12 @@ RANDOM_FIRST = 15
 #: what a score's noise adds to its variance among trials, as a share: with some hundred photographs
 #: to choose by, much of what trials differ by is chance
 NOISE = 0.3
+
+#: of the time of all trials, what frozen layers may take: while it is more, further trials make do
+#: with what they were run on before
+STORING_SHARE = 0.5
+#: draws of settings until one can make do with that
+REDRAWN = 100
 
 #: of a Bayesian search's trials, so many are random: one in
 RANDOM_EVERY = 3
@@ -54,10 +60,13 @@ class _Timed:
     ended = False
     #: held while a trial is proposed
     proposing: threading.Lock
+    #: settings, one of which the next trial is to see no more than; `None` if it may see anything
+    affordable: Sequence[dict[str, Any]] | None = None
 
     def create_trial(self, tuner_id: str) -> trial_module.Trial:
         with self.proposing:
             if not self._has_ended():
+                self.affordable = self._affordable()
                 trial = super().create_trial(tuner_id)
                 if trial.status == "IDLE":
                     time.sleep(0.1)  # keras-tuner's loop asks again at once
@@ -98,12 +107,56 @@ class _Timed:
             return {"status": "RUNNING", "values": self._default_values()}
         return super().populate_space(trial_id)
 
+    def _affordable(self) -> list[dict[str, Any]] | None:
+        """What frozen layers were run for, each once, if that has taken enough of the time."""
+        outcomes = [
+            one for one in read_outcomes(Path(self._project_dir)) if one.accuracy is not None
+        ]
+        storing = sum(one.storing for one in outcomes)
+        if storing <= STORING_SHARE * sum(one.ended - one.began for one in outcomes):
+            return None
+        seen = {}
+        for one in sorted(outcomes, key=lambda one: one.trial):
+            key = one.settings["head"] == "fc", *(one.settings.get(name) for name in SEEN)
+            seen.setdefault(key, one.settings)
+        return list(seen.values())
+
+    def _is_affordable(self, values: Mapping[str, Any]) -> bool:
+        return self.affordable is None or any(sees_no_more(values, one) for one in self.affordable)
+
+    def _random_values(self) -> dict[str, Any] | None:
+        for _ in range(REDRAWN):
+            values = super()._random_values()
+            if values is None or self._is_affordable(values):
+                return values
+            alike = [
+                one for one in self.affordable if (one["head"] == "fc") == (values["head"] == "fc")
+            ]
+            if alike:
+                self._seed_state += 1
+                number = np.random.RandomState(self._seed_state).randint(len(alike))
+                return self._seeing(values, alike[number])
+        return values
+
+    def _seeing(self, values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+        """`values`, with frozen layers run on what they were for `other`."""
+
+        def choose(one: Any) -> Any:
+            first, then = (other, values) if one.name in SEEN else (values, other)
+            return first.get(one.name, then.get(one.name, one.default))
+
+        return self._values(choose)
+
     def _default_values(self) -> dict[str, Any]:
+        return self._values(lambda one: one.default)
+
+    def _values(self, choose: Callable[[Any], Any]) -> dict[str, Any]:
+        """Of all choices that are active with what was chosen before them."""
         chosen = keras_tuner.HyperParameters()
         for one in self.hyperparameters.space:
             chosen.merge([one])
             if chosen.is_active(one):
-                chosen.values[one.name] = one.default
+                chosen.values[one.name] = choose(one)
         return chosen.values
 
     def _check_consecutive_failures(self) -> None:
@@ -199,8 +252,12 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
             if values is None:
                 break
             if number % 2:
-                parent = good[self._random_state.randint(len(good))]
-                values = self._changed(parent.hyperparameters.values, values)
+                parent = good[self._random_state.randint(len(good))].hyperparameters.values
+                values = self._changed(parent, values)
+                if not self._is_affordable(values):
+                    values = self._seeing(values, parent)
+            if not self._is_affordable(values):
+                continue
             if _rounded(values) not in tried and _frozen(values) not in in_vain:
                 found.append(values)
         return found
@@ -211,11 +268,8 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
 
     def _changed(self, values: dict[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
         """`values` with some choices in the place of which others were drawn."""
-        chosen = keras_tuner.HyperParameters()
-        for one in self.hyperparameters.space:
-            chosen.merge([one])
-            if not chosen.is_active(one):
-                continue
+
+        def choose(one: Any) -> Any:
             stays = one.name in values and self._random_state.uniform() > CHANGED_SHARE
             source = values if stays else drawn
             # What neither had, since its condition was not met, is drawn now.
@@ -223,8 +277,9 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
             if value is None:
                 self._seed_state += 1
                 value = one.random_sample(self._seed_state)
-            chosen.values[one.name] = value
-        return chosen.values
+            return value
+
+        return self._values(choose)
 
     def _vector(self, values: dict[str, Any]) -> list[float]:
         """As `_vectorize_trials` has a trial: 0..1 for each choice, its default if not active."""

@@ -36,6 +36,7 @@ class Outcome:
         went_on: whether they were; `None` where they were not to be.
         reason: why it failed, or what cut it short.
         began, ended: seconds of the search's time.
+        storing: seconds of these in which frozen layers were run, for this trial and others.
         worker: the process that ran it, as keras-tuner calls it.
         epochs: share of the epochs that it was given, in a Hyperband search.
     """
@@ -50,6 +51,7 @@ class Outcome:
     reason: str | None = None
     began: float = 0.0
     ended: float = 0.0
+    storing: float = 0.0
     worker: str = ""
     epochs: float = 1.0
 

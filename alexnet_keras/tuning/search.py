@@ -18,7 +18,7 @@ from alexnet_keras.data import Splits
 from alexnet_keras.errors import UserError
 from alexnet_keras.training.stopping import StopRequest
 from alexnet_keras.tuning.budget import Budget
-from alexnet_keras.tuning.finals import Finalist, choose_finalists, play_finals
+from alexnet_keras.tuning.finals import Finalist, Finals, choose_finalists
 from alexnet_keras.tuning.hypermodel import FineTuneHyperModel
 from alexnet_keras.tuning.oracles import make_oracle
 from alexnet_keras.tuning.outcomes import Outcome, read_outcomes
@@ -35,7 +35,7 @@ FINALS_SHARE = 0.2
 GRACE = 30.0
 #: seconds that a worker waits for its chief to begin
 CHIEF_PATIENCE = 300.0
-_IDENTITY = "search.json"
+_IDENTITY, _LOCK = "search.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,12 @@ def search_settings(
         if threading.current_thread() is threading.main_thread():
             stack.enter_context(stop)
         tuner = FineTuneTuner(hypermodel, oracle, folder / "trials", budget, strategy, on_end, stop)
+        finals = Finals(tuner, folds, folder / "finals")
         if part == "worker":
             tuner.search()
+            finals.help(lambda: _is_searched_in(folder))
             return None
+        finals.forget()
         if before := len(read_outcomes(tuner.folder)):
             say(f"Going on after {before} trials and {budget.spent:.0f} s.")
         if not budget.over:
@@ -147,13 +150,14 @@ def search_settings(
         if oracle.stopped_because is not None:
             say(oracle.stopped_because)
         outcomes = read_outcomes(tuner.folder)
-        if not (chosen := choose_finalists(outcomes, FINALS_SHARE * seconds)):
+        processes = len({one.worker for one in outcomes[before:]}) or 1
+        if not (chosen := choose_finalists(outcomes, processes * FINALS_SHARE * seconds)):
             raise UserError(
                 oracle.stopped_because
                 or f"No trial has come to a score within {budget.spent:.0f} s; give more --minutes."
             )
         budget.extend(FINALS_SHARE * seconds)
-        finalists = play_finals(tuner, folds, chosen, folder / "finals.json", say)
+        finalists = finals.play(chosen, say, helped=part == "chief")
         return Found(
             outcomes,
             finalists,
@@ -249,15 +253,29 @@ def _alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process searches in this folder.
     """
-    with (folder / ".lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"Another process searches in {folder}; wait for it, or give another folder with "
-                "--output."
-            ) from error
+    with (folder / _LOCK).open("ab") as file:
+        for attempt in range(1, 6):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if attempt == 5:
+                    raise UserError(
+                        f"Another process searches in {folder}; wait for it, or give another "
+                        "folder with --output."
+                    ) from error
+                time.sleep(0.1)  # a worker that looks holds it for a moment
         yield
+
+
+def _is_searched_in(folder: Path) -> bool:
+    """Whether a process that is no worker is at work there."""
+    with (folder / _LOCK).open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def _wait_for_chief(folder: Path) -> None:

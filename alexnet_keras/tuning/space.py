@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +60,8 @@ DROPOUTS = {
 RATE_RANGE = 8.0
 
 
+#: choices of what frozen layers are run on
+SEEN = ("image_size", "views", "augmentation", "strength")
 #: choices that count where convolutions are trained
 THAWED = ("unfreeze", "learning_rate")
 #: between a choice and the condition that it belongs to
@@ -72,6 +74,20 @@ def plain(hp: keras_tuner.HyperParameters) -> dict[str, Any]:
     active = [one.name for one in hp.space if hp.is_active(one) and one.name in hp.values]
     named = {name.split(WHERE)[0]: hp.values[name] for name in active}
     return {name: named[name] for name in REASONS if name in named}
+
+
+def sees_no_more(settings: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether frozen layers were run on all that `settings` asks for if they were for `other`.
+
+    Args:
+        settings, other: active choices, by name.
+    """
+    own, others = ([one.get(name) for name in SEEN] for one in (settings, other))
+    size, views, *random = own
+    # Heads of AlexNet's own read something else than the others.
+    same = (settings["head"] == "fc") == (other["head"] == "fc") and size == others[0]
+    # The measured views come first, whatever random ones may follow.
+    return same and views <= others[1] and (random == [None, None] or random == others[2:])
 
 
 def sizes(default: int) -> list[int]:

@@ -16,6 +16,7 @@ import keras
 import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine.base_tuner import BaseTuner
+from keras_tuner.engine.trial import Trial
 from tensorboard.plugins.hparams import api as hparams
 
 from alexnet_keras.data import Splits
@@ -156,6 +157,7 @@ class FineTuneTuner(BaseTuner):
                 reason=reason,
                 began=began,
                 ended=self.budget.spent,
+                storing=scores.get("storing_seconds", 0.0),
                 worker=self.tuner_id,
                 epochs=share,
             )
@@ -209,13 +211,20 @@ class FineTuneTuner(BaseTuner):
         if self._stop.signal is not None:
             raise KeyboardInterrupt
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """
+        Raises:
+            KeyboardInterrupt: the process was asked to stop.
+            OutOfTime: the time is over.
+        """
         self.check_stop()
         self.budget.check()
 
     def done_in(self, outcome: Outcome) -> keras_tuner.HyperParameters:
         """What was trained in a trial: with no convolutions where it did not go on to them."""
-        return _done(self.oracle.get_trial(outcome.trial).hyperparameters, outcome.went_on)
+        # From the file: a worker may look after its chief has ceased to answer.
+        state = read_json(Path(self.get_trial_dir(outcome.trial), "trial.json"))
+        return _done(Trial.from_state(state).hyperparameters, outcome.went_on)
 
     def settings_of(self, outcome: Outcome) -> dict[str, Any]:
         """All that was trained with in a trial, as `Choices.of` takes it."""
@@ -240,7 +249,7 @@ class FineTuneTuner(BaseTuner):
         keras.utils.set_random_seed(self.hypermodel.seed)
         with self._strategy.scope():
             model = self.hypermodel.build(hp)
-            return self.hypermodel.fit(hp, model, interrupt=self._check, **options)
+            return self.hypermodel.fit(hp, model, interrupt=self.check, **options)
 
     def _goes_on(self, accuracy: float) -> bool:
         """Whether a frozen net is so good that its convolutions are worth training."""

@@ -51,8 +51,8 @@ def scores(folder: Path) -> dict[str, tuple[object, ...]]:
 
 
 def finals(folder: Path) -> dict[str, object]:
-    path = folder / "search" / "finals.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    paths = (folder / "search" / "finals").glob("trial_*.json")
+    return {path.name: json.loads(path.read_text()) for path in paths}
 
 
 def kill_at_random(process: subprocess.Popen[bytes], folder: Path, draw: random.Random) -> bool:

@@ -65,3 +65,5 @@ def test_others_read_what_the_owner_writes(tmp_path, clock):
     assert (owner.left(), other.left()) == (pytest.approx(87), pytest.approx(57))
     other.close()
     assert Budget(tmp_path / "b.json", None).left() == pytest.approx(57)
+    other.follow()
+    assert other.left() == pytest.approx(87)

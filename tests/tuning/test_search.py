@@ -16,7 +16,6 @@ from alexnet_keras.data import split
 from alexnet_keras.transfer import Choices
 from alexnet_keras.tuning import (
     Budget,
-    Outcome,
     OutOfTime,
     deal_folds,
     processes,
@@ -27,8 +26,8 @@ from alexnet_keras.tuning import (
     write_trials,
 )
 from alexnet_keras.tuning import search as module
-from alexnet_keras.tuning.finals import choose_finalists
 from alexnet_keras.tuning.processes import VARIABLES
+from alexnet_keras.whole_files import read_json
 from two_colours import colored
 
 
@@ -119,36 +118,6 @@ def test_with_one_fold_only_the_default_is_left_for_a_clear_lead(
     found, said = searched(scored, tmp_path / "s")
     assert (found.settings["label_smoothing"] == 0.2) == is_found
     assert ("its settings are kept" in said[-1]) != is_found
-
-
-def test_finalists_are_whole_trials_with_settings_of_their_own():
-    def outcome(trial, accuracy, settings, epochs=1.0):
-        given = {"trial": trial, "status": "completed", "accuracy": accuracy, "loss": 1.0}
-        return Outcome(**given, settings=settings, epochs=epochs)
-
-    def settings(views, head):
-        return {"views": views, "head": head, "cut": "conv5"}
-
-    trials = [outcome("0", 0.5, settings(4, "bilinear"))]
-    trials += [outcome("1", 0.9, settings(1, "pooled"), epochs=0.1)]
-    trials += [outcome("2", 0.8, settings(1, "pooled")), outcome("3", 0.7, settings(1, "fc"))]
-    trials += [outcome(str(4 + n), 0.6, settings(n, "fc")) for n in (2, 3)]
-    chosen = choose_finalists(trials)  # 3 is too near to 2, and 7 to 6
-    assert [one.trial for one in chosen] == ["0", "2", "6"]
-    assert [one.trial for one in choose_finalists(trials[1:2])] == ["1"]
-
-
-def test_finalists_are_as_many_as_there_is_time_for():
-    def outcome(trial, accuracy, seconds):
-        names = dict.fromkeys(("views", "cut", "head"), trial)
-        given = {"settings": names, "status": "completed", "accuracy": accuracy, "loss": 1.0}
-        return Outcome(trial=trial, **given, began=100.0, ended=100.0 + seconds)
-
-    trials = [outcome("0", 0.5, 20), outcome("1", 0.9, 100), outcome("2", 0.8, 90)]
-    trials += [outcome("3", 0.7, 10)]
-    assert [one.trial for one in choose_finalists(trials)] == ["0", "1", "2", "3"]
-    assert [one.trial for one in choose_finalists(trials, 260)] == ["0", "1", "3"]
-    assert [one.trial for one in choose_finalists(trials, 50)] == ["0", "1"]
 
 
 def test_the_default_wins_where_nothing_is_better(scored, tmp_path):
@@ -392,6 +361,8 @@ class TestSeveralProcesses:
         # At the same time, not one after the other.
         spans = sorted((one.began, one.ended) for one in outcomes)
         assert any(later[0] < earlier[1] for earlier, later in zip(spans, spans[1:], strict=False))
+        finals = (tmp_path / "search" / "finals").glob("trial_*.json")
+        assert {read_json(path)["worker"] for path in finals} == {"worker1", "worker2"}
 
     def test_a_worker_that_is_lost_does_not_stop_the_others(self, repository, tmp_path):
         found = self.run(repository, tmp_path, trials=5, dies="worker1", seconds=50)

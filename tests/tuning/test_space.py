@@ -7,7 +7,7 @@ from alexnet_keras.transfer import Choices
 from alexnet_keras.transfer.heads import DROPOUT
 from alexnet_keras.transfer.plan import HEAD_TRAINING
 from alexnet_keras.tuning import REASONS
-from alexnet_keras.tuning.space import ask, plain, sizes
+from alexnet_keras.tuning.space import ask, plain, sees_no_more, sizes
 
 HEADS = ("bilinear", "pooled", "fc")
 
@@ -93,3 +93,22 @@ def test_sizes_are_about_the_default():
 def test_an_unknown_head_is_refused():
     with pytest.raises(ValueError, match="'linear' is not one of fc, pooled, bilinear"):
         asked(("linear",))
+
+
+def test_what_was_stored_for_some_settings_serves_others():
+    def settings(views, *random, size=256, head="pooled"):
+        named = dict(zip(("augmentation", "strength"), random, strict=False))
+        sized = {} if size is None else {"image_size": size}
+        return {"head": head, **sized, "views": views, **named}
+
+    four = settings(4, "gentle", 1.0, head="bilinear")
+    for views in ([1], [2], [3, "gentle", 1.0], [4, "gentle", 1.0]):
+        assert sees_no_more(settings(*views), four)
+    assert not sees_no_more(settings(3, "gentle", 0.5), four)
+    assert not sees_no_more(settings(3, "paper", 1.0), four)
+    assert not sees_no_more(four, settings(3, "gentle", 1.0))
+    assert not sees_no_more(settings(2), settings(1))
+    assert not sees_no_more(settings(1, size=224), four)
+    own = settings(2, size=None, head="fc")
+    assert sees_no_more(settings(1, size=None, head="fc"), own)
+    assert not sees_no_more(settings(1), own) and not sees_no_more(own, four)

@@ -3,113 +3,17 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from alexnet_keras.training import NonFiniteLoss, choose_strategy
-from alexnet_keras.tuning import SEARCHES, OutOfTime, read_outcomes
+from alexnet_keras.tuning import OutOfTime, read_outcomes
 from alexnet_keras.tuning import budget as budget_module
-from alexnet_keras.tuning.oracles import _frozen, _rounded
 from alexnet_keras.tuning.outcomes import Outcome
 from alexnet_keras.tuning.tuner import why_failed
 from small_search import SHORT, hypermodel, tuner
-
-
-@pytest.fixture
-def quick(model, monkeypatch):
-    """A hypermodel whose trials are a function; `quick.does` may be replaced."""
-
-    def fit(hp, net, *, interrupt, **_):
-        interrupt()
-        return model.does(model.choices(hp))
-
-    model.does = lambda choices: {"val_accuracy": 0.5, "val_loss": 1.0}
-    monkeypatch.setattr(model, "build", lambda hp: None)
-    monkeypatch.setattr(model, "fit", fit)
-    return model
-
-
-@pytest.mark.parametrize("search", SEARCHES)
-def test_every_search_begins_with_the_default_and_repeats_nothing(quick, tmp_path, search):
-    seen = []
-
-    def does(choices):
-        seen.append(choices)
-        return {"val_accuracy": 0.5 + choices.label_smoothing, "val_loss": choices.head_rate}
-
-    quick.does = does
-    if search == "hyperband":
-        quick.defaults = replace(quick.defaults, head_epochs=9)
-    made, _, ended = tuner(quick, tmp_path / "s", search=search, trials=30)
-    made.search()
-    assert len(ended) == 30
-    assert seen[0].head == "bilinear" and seen[0].image_size == 64 and seen[0].views == 1
-    assert seen[0].head_rate == 0.0005 and seen[0].unfreeze_from == ()
-    if search == "hyperband":
-        assert {round(9 * outcome.epochs) for outcome in ended} == {1, 3, 9}
-        ended = [outcome for outcome in ended if outcome.epochs == 1.0]
-    told = [json.dumps(outcome.settings, sort_keys=True) for outcome in ended]
-    assert len(set(told)) == len(told)
-    assert read_outcomes(made.folder)[0].trial == "0000"
-
-
-def test_bayesian_search_finds_the_better_half(quick, tmp_path):
-    quick.does = lambda choices: {
-        "val_accuracy": 0.9 if choices.head == "pooled" else 0.3,
-        "val_loss": 1.0,
-    }
-    made, _, ended = tuner(quick, tmp_path / "s", search="bayesian", trials=40)
-    made.search()
-    number = [int(outcome.trial) for outcome in ended]
-    proposed = [
-        outcome.settings["head"] == "pooled"
-        for outcome, place in zip(ended, number, strict=True)
-        if place > 20 and place % 3
-    ]
-    assert sum(proposed) > 0.8 * len(proposed)
-
-
-def test_bayesian_search_does_not_stay_in_one_place(quick, tmp_path):
-    made, oracle, _ = tuner(quick, tmp_path / "s", search="bayesian", trials=25)
-    made.search()
-    tried = {_rounded(trial.hyperparameters.values) for trial in oracle.trials.values()}
-    assert len(tried) == 25
-    for _ in range(20):
-        assert _rounded(oracle.populate_space("0025")["values"]) not in tried
-
-
-def test_bayesian_search_tries_no_frozen_net_again_to_train_it(quick, tmp_path):
-    """A fifth and less of the trials go on to convolutions; the others would come to the same."""
-    quick.does = lambda choices: {"val_accuracy": 0.5 + choices.label_smoothing, "val_loss": 1.0}
-    made, oracle, ended = tuner(quick, tmp_path / "s", search="bayesian", trials=25)
-    made.search()
-    for outcome in ended:  # as if none had gone on
-        replace(outcome, went_on=False).write(made.folder / f"trial_{outcome.trial}")
-    tried = {_frozen(trial.hyperparameters.values) for trial in oracle.trials.values()}
-    for _ in range(20):
-        assert _frozen(oracle.populate_space("0025")["values"]) not in tried
-
-
-def test_bayesian_search_knows_others_trials_by_what_has_ended(quick, tmp_path, monkeypatch):
-    """Asked about a trial that still runs before it was ever fitted, a process answers 0 +- 1."""
-    quick.does = lambda choices: {"val_accuracy": 0.9 + choices.label_smoothing / 9, "val_loss": 1}
-    made, _, _ = tuner(quick, tmp_path / "s", search="bayesian", trials=20)
-    made.search()
-    made, oracle, _ = tuner(quick, tmp_path / "s", search="bayesian", trials=30)
-    fitted = []
-    fit = type(oracle.gpr).fit
-    monkeypatch.setattr(
-        type(oracle.gpr), "fit", lambda gpr, x, y: fitted.append(y) or fit(gpr, x, y)
-    )
-    for worker in ("worker1", "worker2", "worker3"):  # the second trial is a random one
-        oracle.create_trial(worker)
-    assert len(fitted[-1]) == 22  # with those of two others
-    assert all(np.ptp(scores) < 0.2 for scores in fitted)
 
 
 def test_trials_train_and_are_written_down(model, tmp_path):
