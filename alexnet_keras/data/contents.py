@@ -109,6 +109,8 @@ class Names(Sequence[str]):
 class Contents(ABC):
     """The encoded images of some examples, by number. Iterating reads them one after the other."""
 
+    _digests: np.ndarray | None = None
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -137,13 +139,19 @@ class Contents(ABC):
         """32 bytes that change when the images do, whatever files or folders are called."""
 
     def digests(self) -> np.ndarray:
-        """uint8 (images, 32): SHA-256 of each image's bytes. Reads all; raises as `read`."""
+        """uint8 (images, 32): SHA-256 of each image's bytes.
+
+        Reads all, the first time, and raises as `read`; who changes an image after that is not
+        noticed.
+        """
 
         def of_one(index: int) -> bytes:
             return hashlib.sha256(self.read(index)).digest()
 
-        found = b"".join(in_threads(of_one, len(self), threads=8))
-        return np.frombuffer(found, np.uint8).reshape(-1, 32)
+        if self._digests is None:
+            found = b"".join(in_threads(of_one, len(self), threads=8))
+            self._digests = np.frombuffer(found, np.uint8).reshape(-1, 32)
+        return self._digests
 
     def __iter__(self) -> Iterator[bytes]:
         return (self.read(index) for index in range(len(self)))

@@ -44,9 +44,8 @@ def training_batches(
         return pixels, _one_hot(examples, index)
 
     steps = shuffled_steps(len(examples), batch_size, seed, first_epoch)
-    return (
-        _mapped(steps, view).batch(min(batch_size, len(examples)), drop_remainder=True).prefetch(2)
-    )
+    batches = _mapped(steps, view).batch(min(batch_size, len(examples)), drop_remainder=True)
+    return untuned(batches.prefetch(2))
 
 
 def shuffled_steps(count: int, batch_size: int, seed: int, first_epoch: int = 0) -> tf.data.Dataset:
@@ -106,7 +105,7 @@ def fixed_views(
     images = encoded(0)
     for number in range(1, len(asked)):
         images = images.concatenate(encoded(number))
-    return _mapped(images, view).batch(batch_size).prefetch(2)
+    return untuned(_mapped(images, view).batch(batch_size).prefetch(2))
 
 
 def evaluation_batches(
@@ -124,7 +123,20 @@ def evaluation_batches(
         pixels = centre_view(load(index), image_size, resize_ratio, keep_aspect)
         return pixels, _one_hot(examples, index)
 
-    return _mapped(tf.data.Dataset.range(len(examples)), view).batch(batch_size).prefetch(2)
+    views = _mapped(tf.data.Dataset.range(len(examples)), view)
+    return untuned(views.batch(batch_size).prefetch(2))
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same without tf.data's tuner: maps that are left to it run on all cores at once.
+
+    The tuner sleeps between two looks, each time twice as long, and whoever has done with an
+    iterator waits for it to wake up, now and then: after 5 s of training, or of a measurement, up
+    to 5 s more (TensorFlow 2.21).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def centre_view(

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_keras.data import Examples, View, fixed_views
-from alexnet_keras.data.pipeline import shuffled_steps, view_seed
+from alexnet_keras.data.pipeline import shuffled_steps, untuned, view_seed
 from alexnet_keras.errors import UserError
 from alexnet_keras.transfer.feature_cache import FeatureCache, FeatureSet, stored_size
 
@@ -98,11 +98,7 @@ class TrunkOutputs:
         Raises:
             UserError: an image changed or went away meanwhile.
         """
-        read: dict[int, np.ndarray] = {}  # once for all views of the same examples
-        for examples, _ in asked:
-            if id(examples) not in read:
-                read[id(examples)] = examples.contents.digests()
-        digests = [read[id(examples)] for examples, _ in asked]
+        digests = [examples.contents.digests() for examples, _ in asked]
         rows = [self._find(view, own) for (_, view), own in zip(asked, digests, strict=True)]
         missing = [np.flatnonzero(found < 0) for found in rows]
         there, sets = self._fitting(np.array([len(which) for which in missing]))
@@ -153,7 +149,7 @@ class TrunkOutputs:
             )
             return tf.gather_nd(rows, tf.stack([view, index])), tf.gather(examples.labels, index)
 
-        return (
+        return untuned(
             shuffled_steps(count, batch_size, seed)
             .map(choose)
             .batch(min(batch_size, count), drop_remainder=True)
@@ -164,7 +160,7 @@ class TrunkOutputs:
     def in_order(self, rows: np.ndarray, examples: Examples, batch_size: int) -> tf.data.Dataset:
         """The outputs in `rows` (examples,) and their targets, once, in order; as `batches`."""
         pairs = tf.data.Dataset.from_tensor_slices((rows, examples.labels))
-        return pairs.batch(batch_size).map(self._loader(examples)).prefetch(2)
+        return untuned(pairs.batch(batch_size).map(self._loader(examples)).prefetch(2))
 
     def _loader(self, examples: Examples) -> Callable[[tf.Tensor, tf.Tensor], tuple]:
         """From rows and labels of a batch to outputs and one-hot targets."""

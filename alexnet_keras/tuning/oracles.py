@@ -31,7 +31,7 @@ NOISE = 0.3
 
 #: of the time of all trials, what frozen layers may take: while it is more, further trials make do
 #: with what they were run on before
-STORING_SHARE = 0.5
+STORING_SHARE = 1 / 3
 #: draws of settings until one can make do with that
 REDRAWN = 100
 
@@ -60,6 +60,8 @@ class _Timed:
     ended = False
     #: held while a trial is proposed
     proposing: threading.Lock
+    #: the seconds spent when a trial was given to a process
+    begun: dict[str, float]
     #: settings, one of which the next trial is to see no more than; `None` if it may see anything
     affordable: Sequence[dict[str, Any]] | None = None
 
@@ -68,6 +70,7 @@ class _Timed:
             if not self._has_ended():
                 self.affordable = self._affordable()
                 trial = super().create_trial(tuner_id)
+                self.begun[trial.trial_id] = self.budget.spent
                 if trial.status == "IDLE":
                     time.sleep(0.1)  # keras-tuner's loop asks again at once
                 if trial.status != "STOPPED":
@@ -112,17 +115,22 @@ class _Timed:
         outcomes = [
             one for one in read_outcomes(Path(self._project_dir)) if one.accuracy is not None
         ]
-        storing = sum(one.storing for one in outcomes)
-        if storing <= STORING_SHARE * sum(one.ended - one.began for one in outcomes):
-            return None
         seen = {}
         for one in sorted(outcomes, key=lambda one: one.trial):
             key = one.settings["head"] == "fc", *(one.settings.get(name) for name in SEEN)
             seen.setdefault(key, one.settings)
-        return list(seen.values())
+        stored = list(seen.values())
+        storing = sum(one.storing for one in outcomes)
+        total = sum(one.ended - one.began for one in outcomes)
+        for trial in self.ongoing_trials.values():
+            running = self.budget.spent - self.begun.get(trial.trial_id, self.budget.spent)
+            total += running
+            if not _is_in(trial.hyperparameters.values, stored):
+                storing += running
+        return stored if stored and storing > STORING_SHARE * total else None
 
     def _is_affordable(self, values: Mapping[str, Any]) -> bool:
-        return self.affordable is None or any(sees_no_more(values, one) for one in self.affordable)
+        return self.affordable is None or _is_in(values, self.affordable)
 
     def _random_values(self) -> dict[str, Any] | None:
         for _ in range(REDRAWN):
@@ -323,9 +331,14 @@ def make_oracle(
         raise ValueError(f"search={search!r} is not one of {', '.join(map(repr, SEARCHES))}.")
     oracle = makers[search]()
     oracle.budget, oracle.most_trials = budget, most_trials
-    oracle.proposing = threading.Lock()
+    oracle.proposing, oracle.begun = threading.Lock(), {}
     oracle.verbose = 0
     return oracle
+
+
+def _is_in(values: Mapping[str, Any], stored: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether frozen layers have been run on all that `values` asks for."""
+    return any(sees_no_more(values, one) for one in stored)
 
 
 def _frozen(values: dict[str, Any]) -> frozenset[tuple[str, Any]]:

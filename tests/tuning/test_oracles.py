@@ -97,7 +97,7 @@ def seen(outcome):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_trials_make_do_with_what_is_stored_while_that_took_half_of_the_time(
+def test_trials_make_do_with_what_is_stored_while_that_took_its_share(
     quick, tmp_path, search
 ):
     """Of both kinds of head, with all their choices but what they see."""
@@ -126,7 +126,7 @@ def test_they_see_other_things_again_once_that_is_less(quick, tmp_path):
     made.search()
     (outcome,) = ended
     whole = replace(outcome, began=0.0, ended=100.0)
-    for storing, settings in ((50.0, None), (51.0, [outcome.settings])):
+    for storing, settings in ((33.0, None), (34.0, [outcome.settings])):
         replace(whole, storing=storing).write(made.folder / "trial_0000")
         assert oracle._affordable() == settings
 
