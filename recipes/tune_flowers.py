@@ -24,6 +24,7 @@ def main(options: TuneOptions) -> None:
     from alexnet_keras.weights import automatic_weights
 
     tuning.share_devices()
+    tuning.keep_freed_memory()
     run = Run(options.recipe, options.output, writes=tuning.role() != "worker")
     weights = options.weights
     if weights == "auto":

@@ -6,7 +6,7 @@ from alexnet_keras.tuning.finals import Finalist
 from alexnet_keras.tuning.hypermodel import OBJECTIVE, FineTuneHyperModel, Scores
 from alexnet_keras.tuning.oracles import SEARCHES, make_oracle
 from alexnet_keras.tuning.outcomes import Outcome, read_outcomes
-from alexnet_keras.tuning.processes import role, share_devices, workers
+from alexnet_keras.tuning.processes import keep_freed_memory, role, share_devices, workers
 from alexnet_keras.tuning.results import write_best, write_trials
 from alexnet_keras.tuning.search import Found, check_same_search, deal_folds, search_settings
 from alexnet_keras.tuning.space import REASONS
@@ -27,6 +27,7 @@ __all__ = [
     "Scores",
     "check_same_search",
     "deal_folds",
+    "keep_freed_memory",
     "make_oracle",
     "read_outcomes",
     "role",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
@@ -17,6 +18,7 @@ import numpy as np
 from scipy import optimize, special
 
 from alexnet_keras.data import CentreView, Splits
+from alexnet_keras.data.pipeline import steps_per_epoch
 from alexnet_keras.errors import UserError
 from alexnet_keras.evaluation import Evaluation, evaluate
 from alexnet_keras.training import EpochLog
@@ -31,6 +33,8 @@ from alexnet_keras.weights import open_weights, preprocessing_of
 DISK_BYTES = 16 * 2**30
 #: of it, kept in memory by each process: an eighth of the machine's, at most so much
 MEMORY_BYTES = min(3 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
+#: steps after which it is reckoned how long all of them will take
+PACED = 10
 #: the accuracy on the photographs that settings are chosen by, 0..1
 OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
 
@@ -76,7 +80,9 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         heads: the kinds of head to be tried, keys of `HEADS`, the default first; `None` tries
             bilinear and pooled ones, and AlexNet's own where the weights hold fc6.
         precision: what convolutions compute in while training.
-        seed: of every trial; two that choose the same come to the same.
+        seed: of every trial; two that choose the same come to the same, but for the order in which
+            threads add up what a pooled head's layers give: a point or so of a few hundred
+            photographs.
         cache: what frozen layers give, for all trials together.
 
     Raises:
@@ -138,7 +144,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         *,
         splits: Splits | None = None,
         share: float = 1.0,
-        goes_on: Callable[[float], bool] = lambda accuracy: True,
+        thaws_for: Callable[[float], float] = lambda accuracy: math.inf,
         interrupt: Callable[[], None] = lambda: None,
         folder: Path | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -150,7 +156,9 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         Args:
             splits: in place of those of the constructor.
             share: of the epochs, above 0 to 1.
-            goes_on: whether a frozen net of this accuracy is worth training convolutions after it.
+            thaws_for: seconds that convolutions may be trained for after a frozen net of this
+                accuracy, 0 for not at all. They are left alone too, as soon as it is seen, where
+                that would not be enough.
             interrupt: as in `fine_tune`. Where it raises `OutOfTime`, what was learned until then
                 is measured.
             folder: for `history.csv` and TensorBoard.
@@ -159,7 +167,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         Returns:
             `val_accuracy` and `val_loss`, as `Scores`; `storing_seconds`, in which frozen layers
             were run; and, where convolutions were to be trained, `frozen_accuracy`, before they
-            were; and `stopped`, where it was out of time.
+            were, and `thawed`, 1 if they were; and `stopped`, where it was out of time.
 
         Raises:
             UserError: as `fine_tune`.
@@ -213,17 +221,23 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             scores = Scores.of(
                 bank.evaluate(model, first, splits.validation, mirrored=choices.mirror)
             )
-            found = {"frozen_accuracy": scores.accuracy} if thawed else {}
-            if thawed and not stopped and goes_on(scores.accuracy):
+            found = {"frozen_accuracy": scores.accuracy, "thawed": 0.0} if thawed else {}
+            if thawed and not stopped and (allowed := thaws_for(scores.accuracy)):
                 kept, frozen_epochs = model.get_weights(), len(log.rows)
+                steps = steps_per_epoch(len(splits.train), settings.batch_size)
+                pace = _Pace(allowed, steps * sum(phase.epochs for phase in thawed), interrupt)
+                options |= {"interrupt": pace.check, "callbacks": [*options["callbacks"], pace]}
                 try:
                     fine_tune(model, splits, thawed, settings, log=log, **options)
+                    found["thawed"] = 1.0
                 except OutOfTime:
                     stopped = True  # and no time to measure the whole net: what is known counts
+                except _TooSlow:
+                    pass
                 losses = [row["stop_loss"] for row in log.rows]
                 # As one run of all phases would: what decides is the early-stopping part.
                 better = min(losses[frozen_epochs:], default=np.inf) < min(losses[:frozen_epochs])
-                if better and not stopped:
+                if better and found["thawed"]:
                     scores = Scores.of(evaluate(model, splits.validation, mirrored=choices.mirror))
                 else:
                     model.set_weights(kept)
@@ -254,6 +268,49 @@ def calibrated_loss(result: Evaluation) -> float:
         return -float(np.take_along_axis(scaled, result.labels[:, None], axis=1).mean())
 
     return float(optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded").fun)
+
+
+class _TooSlow(Exception):
+    """Convolutions would take longer than they may."""
+
+
+class _Pace(keras.callbacks.Callback):
+    """Looks how long training takes, and whether that will do, until half of it is done.
+
+    Args:
+        allowed: seconds.
+        steps: that there will be.
+        interrupt: called at each look.
+    """
+
+    def __init__(self, allowed: float, steps: int, interrupt: Callable[[], None]) -> None:
+        super().__init__()
+        self._allowed, self._steps, self._interrupt = allowed, steps, interrupt
+        self._began = time.monotonic()
+        self._ends: list[float] = []
+
+    def check(self) -> None:
+        """
+        Raises:
+            _TooSlow: it has taken too long.
+        """
+        self._interrupt()
+        self._check(time.monotonic() - self._began)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """
+        Raises:
+            _TooSlow: it will take too long.
+        """
+        now, first = time.monotonic(), PACED // 2  # the first steps wait for graphs
+        self._ends.append(now)
+        if len(self._ends) > PACED:
+            of_each = (now - self._ends[first]) / (len(self._ends) - 1 - first)
+            self._check(now - self._began + of_each * (self._steps - len(self._ends)))
+
+    def _check(self, seconds: float) -> None:
+        if seconds > self._allowed and len(self._ends) < self._steps / 2:
+            raise _TooSlow
 
 
 class _OfWhole(keras.callbacks.Callback):

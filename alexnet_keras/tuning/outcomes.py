@@ -6,6 +6,7 @@ chief: everything else lies in `outcome.json` beside its `trial.json`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,8 @@ def read_outcomes(project: Path) -> list[Outcome]:
     """Of all trials of a search that have ended, in the order in which they did."""
     found = (read_outcome(folder) for folder in sorted(project.glob("trial_*")))
     return sorted((one for one in found if one is not None), key=lambda one: one.ended)
+
+
+def count_processes(outcomes: Sequence[Outcome]) -> int:
+    """How many processes ran these trials; at least one."""
+    return len({one.worker for one in outcomes}) or 1

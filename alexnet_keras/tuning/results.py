@@ -22,6 +22,7 @@ _COLUMNS = (
     "epochs",
     "began",
     "ended",
+    "storing",
     "worker",
     "reason",
 )

@@ -21,7 +21,7 @@ from alexnet_keras.tuning.budget import Budget
 from alexnet_keras.tuning.finals import Finalist, Finals, choose_finalists
 from alexnet_keras.tuning.hypermodel import FineTuneHyperModel
 from alexnet_keras.tuning.oracles import make_oracle
-from alexnet_keras.tuning.outcomes import Outcome, read_outcomes
+from alexnet_keras.tuning.outcomes import Outcome, count_processes, read_outcomes
 from alexnet_keras.tuning.processes import role
 from alexnet_keras.tuning.tuner import FineTuneTuner
 from alexnet_keras.whole_files import read_json, write_json
@@ -150,7 +150,7 @@ def search_settings(
         if oracle.stopped_because is not None:
             say(oracle.stopped_because)
         outcomes = read_outcomes(tuner.folder)
-        processes = len({one.worker for one in outcomes[before:]}) or 1
+        processes = count_processes(outcomes[before:])
         if not (chosen := choose_finalists(outcomes, processes * FINALS_SHARE * seconds)):
             raise UserError(
                 oracle.stopped_because

@@ -31,6 +31,7 @@ from alexnet_keras.tuning.outcomes import (
     FAILED,
     STOPPED,
     Outcome,
+    count_processes,
     read_outcome,
     read_outcomes,
 )
@@ -40,7 +41,7 @@ from alexnet_keras.whole_files import read_json, write_json
 
 #: a trial trains convolutions if its frozen net is within the best share of those so far
 BEST_SHARE = 0.1
-#: and while trials that did so have taken no more than this share of the time of all
+#: and as long as there is left of this share of the time of all
 THAWED_SHARE = 0.2
 #: so many trials are compared with before that
 LEAST_COMPARED = 10
@@ -49,7 +50,8 @@ MOST_ATTEMPTS = 2
 #: seconds that a worker waits for its chief after the time is over
 WORKER_GRACE = 60.0
 TIME_OVER = "the time was over"
-_ATTEMPTS = "attempts.json"
+#: files of a trial: how often it was begun; since when its convolutions are trained
+_ATTEMPTS, _THAWING = "attempts.json", "thawing.json"
 #: what keras-tuner calls the epochs that Hyperband gives a trial
 _EPOCHS = "tuner/epochs"
 
@@ -169,10 +171,11 @@ class FineTuneTuner(BaseTuner):
         done = read_outcome(folder)
         if done is not None and done.status == COMPLETED:  # killed before keras-tuner knew
             return {"val_accuracy": done.accuracy, "val_loss": done.loss}
+        (folder / _THAWING).unlink(missing_ok=True)
         try:
             self._count_attempt(folder)
             self._attempt["scores"] = self._run(
-                trial.hyperparameters, share=share, goes_on=self._goes_on, folder=folder
+                trial.hyperparameters, share=share, thaws_for=self._thaws_for, folder=folder
             )
         except KeyboardInterrupt:
             (folder / _ATTEMPTS).unlink(missing_ok=True)  # no fault of the trial
@@ -187,10 +190,10 @@ class FineTuneTuner(BaseTuner):
                 raise
             ended(FAILED, why_failed(error))
             raise keras_tuner.errors.FailedTrialError(why_failed(error)) from error
-        stopped = "stopped" in self._attempt["scores"]
-        if stopped and "frozen_accuracy" in self._attempt["scores"]:
-            self._attempt["went_on"] = False  # what it has is of its frozen net
-        outcome = ended(STOPPED, TIME_OVER) if stopped else ended(COMPLETED)
+        scores = self._attempt["scores"]
+        if "thawed" in scores:  # what it has is of its frozen net, if not
+            self._attempt["went_on"] = bool(scores["thawed"])
+        outcome = ended(STOPPED, TIME_OVER) if "stopped" in scores else ended(COMPLETED)
         return {"val_accuracy": outcome.accuracy, "val_loss": outcome.loss}
 
     def search(self, *given: Any, **options: Any) -> None:
@@ -251,8 +254,8 @@ class FineTuneTuner(BaseTuner):
             model = self.hypermodel.build(hp)
             return self.hypermodel.fit(hp, model, interrupt=self.check, **options)
 
-    def _goes_on(self, accuracy: float) -> bool:
-        """Whether a frozen net is so good that its convolutions are worth training."""
+    def _thaws_for(self, accuracy: float) -> float:
+        """Seconds that convolutions are worth after a frozen net of this accuracy."""
         before = [
             one
             for one in read_outcomes(self.folder)
@@ -263,15 +266,25 @@ class FineTuneTuner(BaseTuner):
         ]
         # Those that are as good count too: once is enough.
         ahead = sum(one >= accuracy for one in frozen)
-        took = [(one.ended - one.began, one.went_on) for one in before]
-        thawed = sum(seconds for seconds, went_on in took if went_on)
-        goes_on = (
-            len(before) >= LEAST_COMPARED
-            and ahead <= BEST_SHARE * len(before)
-            and thawed <= THAWED_SHARE * sum(seconds for seconds, _ in took)
-        )
-        self._attempt["went_on"] = goes_on
-        return goes_on
+        seconds = 0.0
+        if len(before) >= LEAST_COMPARED and ahead <= BEST_SHARE * len(before):
+            whole = count_processes(before) * (self.budget.spent + self.budget.left())
+            taken = sum(one.ended - one.began for one in before if one.went_on)
+            seconds = max(THAWED_SHARE * whole - taken - self._thawing(), 0.0)
+        self._attempt["went_on"] = seconds > 0
+        if seconds:
+            folder = Path(self.get_trial_dir(self._attempt["trial"]))
+            write_json(folder / _THAWING, {"since": self.budget.spent})
+        return seconds
+
+    def _thawing(self) -> float:
+        """Seconds for which trials that run elsewhere have been training convolutions."""
+        running = [
+            path
+            for path in self.folder.glob(f"trial_*/{_THAWING}")
+            if read_outcome(path.parent) is None
+        ]
+        return sum(self.budget.spent - read_json(path).get("since", 0.0) for path in running)
 
     def _share(self, trial: Any) -> float:
         """Of the epochs, as Hyperband has it."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from dataclasses import replace
 
+import keras
 import keras_tuner
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from alexnet_keras import UserError
 from alexnet_keras.evaluation import Evaluation, evaluate
 from alexnet_keras.transfer import FeatureCache
 from alexnet_keras.tuning import OBJECTIVE, OutOfTime, Scores
+from alexnet_keras.tuning import hypermodel as module
 from alexnet_keras.tuning.hypermodel import calibrated_loss
 from small_search import SHORT, hypermodel
 
@@ -63,15 +66,35 @@ def test_convolutions_are_trained_where_the_frozen_net_is_worth_it(model, folds)
     hp = values(model, unfreeze=1)
     before = model.build(hp).get_layer("conv5").get_weights()[0]
     asked = []
-    for goes_on in (False, True):
+    for seconds in (0.0, 600.0):
         built = model.build(hp)
-        found = model.fit(hp, built, goes_on=lambda x, told=goes_on: asked.append(x) or told)
+        found = model.fit(hp, built, thaws_for=lambda x, told=seconds: asked.append(x) or told)
         assert found["frozen_accuracy"] == asked[-1]
-        if not goes_on:
+        assert found["thawed"] == bool(seconds)
+        if not seconds:
             np.testing.assert_array_equal(built.get_layer("conv5").get_weights()[0], before)
             assert found["val_accuracy"] == found["frozen_accuracy"]
     built = model.build(values(model, unfreeze=0))
     assert "frozen_accuracy" not in model.fit(values(model, unfreeze=0), built)
+
+
+def test_convolutions_that_would_take_too_long_are_left_alone(model, monkeypatch):
+    monkeypatch.setattr(module, "PACED", 2)
+    model.defaults = replace(model.defaults, epochs=40)
+    hp, steps = values(model, unfreeze=1), []
+
+    class Steps(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append(time.sleep(0.05))
+
+    monkeypatch.setattr(module, "_OfWhole", lambda callback, model: callback)
+    built = model.build(hp)
+    before = built.get_layer("conv5").get_weights()[0]
+    found = model.fit(hp, built, thaws_for=lambda x: steps.clear() or 4.0, callbacks=[Steps()])
+    assert (found["thawed"], "stopped" in found) == (0.0, False)
+    assert found["val_accuracy"] == found["frozen_accuracy"]
+    np.testing.assert_array_equal(built.get_layer("conv5").get_weights()[0], before)
+    assert len(steps) < 60  # of 120, which take 6 s and more
 
 
 def test_out_of_time_it_is_measured_with_what_it_has(model):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alexnet_keras.tuning import SEARCHES, read_outcomes
+from alexnet_keras.tuning import SEARCHES, Outcome, read_outcomes
 from alexnet_keras.tuning.oracles import _frozen, _rounded
 from alexnet_keras.tuning.space import sees_no_more
 from small_search import tuner
@@ -92,14 +92,23 @@ def test_bayesian_search_knows_others_trials_by_what_has_ended(quick, tmp_path, 
     assert all(np.ptp(scores) < 0.2 for scores in fitted)
 
 
+def stored(trial):
+    """The outcome of a trial that has learned something."""
+    settings = {**trial.hyperparameters.values}
+    return Outcome(trial=trial.trial_id, settings=settings, status="completed", accuracy=0.5)
+
+
+def finished(trial):
+    trial.status, trial.score = "COMPLETED", 0.5
+    return trial
+
+
 def seen(outcome):
     return tuple(outcome.settings[name] for name in ("image_size", "views"))
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_trials_make_do_with_what_is_stored_while_that_took_its_share(
-    quick, tmp_path, search
-):
+def test_trials_make_do_with_what_is_stored_while_that_took_its_share(quick, tmp_path, search):
     """Of both kinds of head, with all their choices but what they see."""
     first = []
 
@@ -129,6 +138,22 @@ def test_they_see_other_things_again_once_that_is_less(quick, tmp_path):
     for storing, settings in ((33.0, None), (34.0, [outcome.settings])):
         replace(whole, storing=storing).write(made.folder / "trial_0000")
         assert oracle._affordable() == settings
+
+
+def test_what_a_trial_stores_counts_while_it_runs(quick, tmp_path):
+    made, oracle, ended = tuner(quick, tmp_path / "s", trials=9)
+    first = oracle.create_trial("worker1")
+    assert oracle._affordable() is None  # nothing is stored yet
+    replace(stored(first), began=0.0, ended=100.0).write(made.folder / "trial_0000")
+    oracle.end_trial(finished(first))
+    other = oracle.create_trial("worker1")
+    values = other.hyperparameters.values
+    for begun, views, settings in ((49, 99, None), (51, 99, [stored(first).settings])):
+        values["views"] = views  # more than are stored
+        oracle.begun[other.trial_id] = oracle.budget.spent - begun
+        assert oracle._affordable() == settings
+    values.update(views=1, image_size=64, head="bilinear")
+    assert oracle._affordable() is None
 
 
 def test_all_that_was_stored_is_made_use_of(quick, tmp_path):

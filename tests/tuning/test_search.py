@@ -132,10 +132,10 @@ def test_what_a_trial_did_not_go_on_to_is_not_found(scored, tmp_path):
     """Convolutions are not unfrozen in the finals, nor in the settings, where the trial did not."""
     fit = scored.fit
 
-    def wanting(hp, net, *, goes_on=None, **options):
+    def wanting(hp, net, *, thaws_for=None, **options):
         found = fit(hp, net, **options)
         if scored.choices(hp).unfreeze_from:
-            assert goes_on is not None and not goes_on(0.1)
+            assert thaws_for is not None and not thaws_for(0.1)
             return {**found, "val_accuracy": 0.9}
         return found
 

@@ -266,7 +266,7 @@ class TestGoingOn:
 
 
 class TestUnfreezing:
-    def tried(self, quick, tmp_path, before, thawed=()):
+    def tried(self, quick, tmp_path, before, thawed=(), workers=1):
         made, _, _ = tuner(quick, tmp_path / "s")
         for number, accuracy in enumerate(before):
             outcome = Outcome(
@@ -277,22 +277,37 @@ class TestUnfreezing:
                 began=10 * number,
                 ended=10 * number + 10,
                 went_on=True if number in thawed else None,
+                worker=f"worker{number % workers}",
             )
             outcome.write(made.folder / f"trial_{number}")
         made._attempt = {"trial": "100"}
-        return made._goes_on
+        return made._thaws_for
 
     def test_goes_on_from_the_best_frozen_nets_only(self, quick, tmp_path):
-        goes_on = self.tried(quick, tmp_path, [number / 20 for number in range(20)])
-        assert goes_on(0.9) and not goes_on(0.8)
+        thaws_for = self.tried(quick, tmp_path, [number / 20 for number in range(20)])
+        assert thaws_for(0.8) == 0.0 and thaws_for(0.9) > 0.0
 
     def test_of_many_that_are_as_good_one_is_enough(self, quick, tmp_path):
-        goes_on = self.tried(quick, tmp_path, [0.5] * 15 + [0.9] * 5)
-        assert goes_on(0.91) and not goes_on(0.9)
+        thaws_for = self.tried(quick, tmp_path, [0.5] * 15 + [0.9] * 5)
+        assert thaws_for(0.9) == 0.0 and thaws_for(0.91) > 0.0
 
     def test_takes_no_more_than_its_share_of_the_time(self, quick, tmp_path):
-        assert self.tried(quick, tmp_path, [0.1] * 20, thawed=range(4))(0.9)
-        assert not self.tried(quick, tmp_path / "more", [0.1] * 20, thawed=range(5))(0.9)
+        """A fifth of 600 s for each process, less 10 s for each trial that did."""
+        for thawed, seconds in ((0, 120), (5, 70), (13, 0)):
+            thaws_for = self.tried(quick, tmp_path / str(thawed), [0.1] * 20, range(thawed))
+            assert thaws_for(0.9) == pytest.approx(seconds, abs=1)
+
+    def test_what_others_do_at_the_same_time_counts(self, quick, tmp_path):
+        thaws_for = self.tried(quick, tmp_path, [0.1] * 20, workers=2)
+        folder = tmp_path / "s" / "trials"
+        assert thaws_for(0.9) == pytest.approx(240, abs=1)
+        assert (folder / "trial_100" / "thawing.json").exists()
+        for trial in (99, 98):  # of which one has ended
+            (folder / f"trial_{trial}").mkdir()
+            (folder / f"trial_{trial}" / "thawing.json").write_text('{"since": -40}')
+        (folder / "trial_100" / "thawing.json").unlink()
+        Outcome(trial="98", settings={}, status="failed").write(folder / "trial_98")
+        assert thaws_for(0.9) == pytest.approx(200, abs=1)
 
     def test_waits_until_there_is_something_to_compare_with(self, quick, tmp_path):
         assert not self.tried(quick, tmp_path, [0.1] * 9)(0.99)
