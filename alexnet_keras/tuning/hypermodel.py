@@ -34,7 +34,7 @@ DISK_BYTES = 16 * 2**30
 #: of it, kept in memory by each process: an eighth of the machine's, at most so much
 MEMORY_BYTES = min(3 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
 #: steps after which it is reckoned how long all of them will take
-PACED = 10
+PACED = 4
 #: the accuracy on the photographs that settings are chosen by, 0..1
 OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
 

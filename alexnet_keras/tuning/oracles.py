@@ -31,7 +31,7 @@ NOISE = 0.3
 
 #: of the time of all trials, what frozen layers may take: while it is more, further trials make do
 #: with what they were run on before
-STORING_SHARE = 1 / 3
+STORING_SHARE = 0.25
 #: draws of settings until one can make do with that
 REDRAWN = 100
 

@@ -70,7 +70,8 @@ def workers(
 ) -> Iterator[Callable[[], bool]]:
     """Inside, this process is the chief of `count` workers, which it has started; none for 0.
 
-    Several GPUs are dealt out among them, and shared where there are fewer.
+    Several GPUs are dealt out among them, and shared where there are fewer; so are the cores, for
+    what TensorFlow computes with several threads.
 
     Args:
         folder: for what workers print, `worker1.log` and so on.
@@ -99,6 +100,9 @@ def workers(
                     "KERASTUNER_TUNER_ID": f"worker{number}",
                     PARENT: str(os.getpid()),
                 }
+                # More threads than cores would wait for each other.
+                threads = max((os.cpu_count() or 1) // count, 1)
+                environment.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
                 if gpus and "CUDA_VISIBLE_DEVICES" not in before:
                     environment["CUDA_VISIBLE_DEVICES"] = str((number - 1) % gpus)
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))

@@ -30,7 +30,7 @@ from alexnet_keras.whole_files import read_json, write_json
 #: best of them again on the others
 FOLDS = 5
 #: of the budget, for that
-FINALS_SHARE = 0.2
+FINALS_SHARE = 1 / 6
 #: seconds that a chief waits for workers after the time is over
 GRACE = 30.0
 #: seconds that a worker waits for its chief to begin
@@ -80,8 +80,8 @@ def search_settings(
 ) -> Found | None:
     """Searches until the time is over, or goes on with a search that was interrupted.
 
-    The first four fifths of the time go to trials, which are measured on the first fold; in the
-    last fifth the best of them and the default are trained and measured on the other folds, and
+    Five sixths of the time go to trials, which are measured on the first fold; in the last sixth
+    the best of them and the default are trained and measured on the other folds, and
     only these decide: the best of many trials was lucky with the fold that it is the best of. Where
     none is better than the default, the default is what is found; it is too where there was no time
     for another fold and the best is ahead by no more than chance.

@@ -42,7 +42,7 @@ from alexnet_keras.whole_files import read_json, write_json
 #: a trial trains convolutions if its frozen net is within the best share of those so far
 BEST_SHARE = 0.1
 #: and as long as there is left of this share of the time of all
-THAWED_SHARE = 0.2
+THAWED_SHARE = 0.1
 #: so many trials are compared with before that
 LEAST_COMPARED = 10
 #: times that a trial is begun whose process is gone before it ends: killed for its memory, say

@@ -19,13 +19,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import small_search  # noqa: E402
 from alexnet_keras import tuning  # noqa: E402
-from alexnet_keras.tuning import search, tuner  # noqa: E402
+from alexnet_keras.tuning import oracles, search, tuner  # noqa: E402
 
 
 def main(folder: Path, options: dict) -> None:
     small_search.make_narrow()
     search.GRACE = 3.0
-    tuner.THAWED_SHARE = 1.0  # trials come to the same, however long they take
+    # Trials come to the same, however long they take.
+    tuner.THAWED_SHARE = oracles.STORING_SHARE = 1.0
     tuner.MOST_ATTEMPTS = options.get("attempts", tuner.MOST_ATTEMPTS)
     folds = small_search.small_folds()
     model = small_search.hypermodel(folds, folder)

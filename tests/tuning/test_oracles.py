@@ -135,7 +135,7 @@ def test_they_see_other_things_again_once_that_is_less(quick, tmp_path):
     made.search()
     (outcome,) = ended
     whole = replace(outcome, began=0.0, ended=100.0)
-    for storing, settings in ((33.0, None), (34.0, [outcome.settings])):
+    for storing, settings in ((25.0, None), (26.0, [outcome.settings])):
         replace(whole, storing=storing).write(made.folder / "trial_0000")
         assert oracle._affordable() == settings
 
@@ -148,7 +148,7 @@ def test_what_a_trial_stores_counts_while_it_runs(quick, tmp_path):
     oracle.end_trial(finished(first))
     other = oracle.create_trial("worker1")
     values = other.hyperparameters.values
-    for begun, views, settings in ((49, 99, None), (51, 99, [stored(first).settings])):
+    for begun, views, settings in ((33, 99, None), (34, 99, [stored(first).settings])):
         values["views"] = views  # more than are stored
         oracle.begun[other.trial_id] = oracle.budget.spent - begun
         assert oracle._affordable() == settings
