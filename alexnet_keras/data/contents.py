@@ -109,7 +109,8 @@ class Names(Sequence[str]):
 class Contents(ABC):
     """The encoded images of some examples, by number. Iterating reads them one after the other."""
 
-    _digests: np.ndarray | None = None
+    #: the states that `digests` were of, and these
+    _digested: tuple[np.ndarray, np.ndarray] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -141,17 +142,28 @@ class Contents(ABC):
     def digests(self) -> np.ndarray:
         """uint8 (images, 32): SHA-256 of each image's bytes.
 
-        Reads all, the first time, and raises as `read`; who changes an image after that is not
-        noticed.
+        Reads all, the first time; then those that may have changed. Raises as `read`.
         """
 
         def of_one(index: int) -> bytes:
             return hashlib.sha256(self.read(index)).digest()
 
-        if self._digests is None:
-            found = b"".join(in_threads(of_one, len(self), threads=8))
-            self._digests = np.frombuffer(found, np.uint8).reshape(-1, 32)
-        return self._digests
+        states = self._states()
+        if self._digested is None:
+            known, read = np.empty((len(self), 32), np.uint8), np.arange(len(self))
+        else:
+            before, known = self._digested
+            read = np.flatnonzero((states != before).any(axis=1))
+        if len(read):
+            found = b"".join(in_threads(lambda number: of_one(read[number]), len(read), threads=8))
+            known = known.copy()
+            known[read] = np.frombuffer(found, np.uint8).reshape(-1, 32)
+            self._digested = states, known
+        return known
+
+    def _states(self) -> np.ndarray:
+        """int64 (images, any): what is another if an image has changed; nothing is read."""
+        return np.zeros((len(self), 1), np.int64)
 
     def __iter__(self) -> Iterator[bytes]:
         return (self.read(index) for index in range(len(self)))
@@ -229,6 +241,21 @@ class FileContents(Contents):
         with ThreadPoolExecutor(8) as pool:  # on a network each look-up is mostly waiting
             parts = list(pool.map(of_some, pairwise(bounds)))
         return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def _states(self) -> np.ndarray:
+        """Which file each is, when it was last written and its size."""
+
+        def of_one(index: int) -> tuple[int, int, int]:
+            try:
+                found = os.stat(self._root + self._names[index])
+            except OSError:
+                return -1, -1, -1
+            return found.st_ino, found.st_mtime_ns, found.st_size
+
+        states = np.empty((len(self), 3), np.int64)
+        for index in range(len(self)):
+            states[index] = of_one(index)
+        return states
 
     def digest(self) -> bytes:
         """By the files' sizes: every file is looked up, none is read."""

@@ -32,6 +32,9 @@ NOISE = 0.3
 #: of the time of all trials, what frozen layers may take: while it is more, further trials make do
 #: with what they were run on before
 STORING_SHARE = 0.25
+#: of the whole time, what is to be left when they are run on something new, or few trials would use
+#: that
+LEFT_SHARE = 1 / 3
 #: draws of settings until one can make do with that
 REDRAWN = 100
 
@@ -111,7 +114,7 @@ class _Timed:
         return super().populate_space(trial_id)
 
     def _affordable(self) -> list[dict[str, Any]] | None:
-        """What frozen layers were run for, each once, if that has taken enough of the time."""
+        """What frozen layers were run for, each once, where there is no time for more of that."""
         outcomes = [
             one for one in read_outcomes(Path(self._project_dir)) if one.accuracy is not None
         ]
@@ -127,7 +130,9 @@ class _Timed:
             total += running
             if not _is_in(trial.hyperparameters.values, stored):
                 storing += running
-        return stored if stored and storing > STORING_SHARE * total else None
+        left, spent = self.budget.left(), self.budget.spent
+        enough = storing > STORING_SHARE * total or left < LEFT_SHARE * (spent + left)
+        return stored if stored and enough else None
 
     def _is_affordable(self, values: Mapping[str, Any]) -> bool:
         return self.affordable is None or _is_in(values, self.affordable)
