@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,6 +138,14 @@ def test_they_see_other_things_again_once_that_is_less(quick, tmp_path):
     whole = replace(outcome, began=0.0, ended=100.0)
     for storing, settings in ((25.0, None), (26.0, [outcome.settings])):
         replace(whole, storing=storing).write(made.folder / "trial_0000")
+        assert oracle._affordable() == settings
+
+
+def test_nothing_new_is_stored_that_few_trials_would_use(quick, tmp_path):
+    made, oracle, ended = tuner(quick, tmp_path / "s", trials=1)
+    made.search()
+    for left, settings in ((34.0, None), (33.0, [ended[0].settings])):
+        oracle.budget = SimpleNamespace(left=lambda left=left: left, spent=100 - left)
         assert oracle._affordable() == settings
 
 
