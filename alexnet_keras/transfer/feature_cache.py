@@ -216,7 +216,10 @@ class FeatureSet:
 
     def close(self) -> None:
         """Lets go of the set, which may be dropped from now on."""
-        self._database.close()
+        # A dataset that training has left behind may still read ahead, in a thread of its own:
+        # it is answered to its end, or finds the set closed, which is an error and no crash.
+        with self._reading:
+            self._database.close()
         self._lock.close()
 
     def rows(self, keys: Sequence[bytes]) -> np.ndarray:
