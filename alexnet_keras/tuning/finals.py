@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from alexnet_keras.errors import is_full_disk
 from alexnet_keras.tuning.budget import OutOfTime
 from alexnet_keras.tuning.hypermodel import Scores
 from alexnet_keras.tuning.outcomes import DEFAULT_TRIAL, Outcome, read_outcome
+from alexnet_keras.tuning.processes import claimed
 from alexnet_keras.tuning.tuner import FineTuneTuner, why_failed
 from alexnet_keras.whole_files import read_json, write_json
 
@@ -209,16 +209,9 @@ class Finals:
                 raise
             return {"failed": why_failed(error)}
 
-    @contextlib.contextmanager
-    def _claim(self, outcome: Outcome, number: int) -> Iterator[bool]:
+    def _claim(self, outcome: Outcome, number: int) -> contextlib.AbstractContextManager[bool]:
         """Inside, no other process tries this; yields whether none did."""
-        with self._path(outcome, number, ".claim").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        return claimed(self._path(outcome, number, ".claim"))
 
     def _is_claimed(self, outcome: Outcome, number: int) -> bool:
         with self._claim(outcome, number) as free:

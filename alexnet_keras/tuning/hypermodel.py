@@ -23,8 +23,10 @@ from alexnet_keras.errors import UserError
 from alexnet_keras.evaluation import Evaluation, evaluate
 from alexnet_keras.training import EpochLog
 from alexnet_keras.transfer import Choices, Classifier, FeatureCache, build_readings, fine_tune
-from alexnet_keras.transfer.fine_tune import measured_views, stored_views
+from alexnet_keras.transfer.fine_tune import Settings, measured_views, stored_views
+from alexnet_keras.transfer.plan import Phase
 from alexnet_keras.tuning.budget import OutOfTime
+from alexnet_keras.tuning.callbacks import OfWhole, Pace, TooSlow
 from alexnet_keras.tuning.feature_bank import FeatureBank
 from alexnet_keras.tuning.space import ask
 from alexnet_keras.weights import open_weights, preprocessing_of
@@ -33,8 +35,6 @@ from alexnet_keras.weights import open_weights, preprocessing_of
 DISK_BYTES = 16 * 2**30
 #: of it, kept in memory by each process: an eighth of the machine's, at most so much
 MEMORY_BYTES = min(3 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
-#: steps after which it is reckoned how long all of them will take
-PACED = 4
 #: the accuracy on the photographs that settings are chosen by, 0..1
 OBJECTIVE = keras_tuner.Objective("val_accuracy", "max")
 
@@ -173,74 +173,44 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             UserError: as `fine_tune`.
             OutOfTime: from `interrupt`, before anything was learned.
         """
-        splits = splits or self.splits
         choices = self.choices(hp)
-        head, loaded, variant = self._built[model]
         choices = replace(
             choices,
             head_epochs=max(round(share * choices.head_epochs), 1),
             epochs=max(round(share * choices.epochs), 1),
         )
+        head, loaded, variant = self._built[model]
         phases = choices.plan(Classifier(model, variant, head, loaded))
         pretrained = set(loaded.loaded)
         frozen = [phase for phase in phases if not pretrained & set(phase.trained)]
         thawed = phases[len(frozen) :]
-        settings = choices.training(seed=self.seed, precision=self.precision)
-        bank = self.bank(model.input_shape[1])
-        options = {
-            "cache": self._cache,
-            "interrupt": interrupt,
-            "callbacks": [_OfWhole(callback, model) for callback in callbacks],
-            "say": lambda sentence: None,
-            "verbose": verbose,
-        }
-
         with TemporaryDirectory() as scratch:
             place = folder or Path(scratch)
-            log = EpochLog(place / "history.csv", place / "tensorboard")
-            with bank.computing():
-                # Stored however few the epochs are: other trials will read it too.
-                always = replace(settings, epochs_a_view=0.0)
-                stopped = False
-                first = frozen[0].trained[0]
-                centre = CentreView(**preprocessing_of(model).geometry)
-                views = stored_views(centre, settings)
-                seen = measured_views(centre, choices.mirror)
-                asked = [(splits.stopping, centre), *((splits.train, view) for view in views)]
-                # What is measured at the end first: then there is time for it.
-                asked = [*((splits.validation, view) for view in seen), *asked]
-                began = time.monotonic()
-                bank.store(model, first, asked, interrupt)
-                storing = time.monotonic() - began
-                try:
-                    fine_tune(model, splits, frozen, always, log=log, cut=bank.cut, **options)
-                except OutOfTime:
-                    if not log.rows:
-                        raise
-                    stopped = True
-            scores = Scores.of(
-                bank.evaluate(model, first, splits.validation, mirrored=choices.mirror)
+            run = _Run(
+                model=model,
+                splits=splits or self.splits,
+                settings=choices.training(seed=self.seed, precision=self.precision),
+                mirrored=choices.mirror,
+                bank=self.bank(model.input_shape[1]),
+                cache=self._cache,
+                log=EpochLog(place / "history.csv", place / "tensorboard"),
+                interrupt=interrupt,
+                callbacks=[OfWhole(callback, model) for callback in callbacks],
+                verbose=verbose,
             )
+            storing = run.store(frozen)
+            stopped = run.train_frozen(frozen)
+            scores = run.frozen_scores(frozen)
             found = {"frozen_accuracy": scores.accuracy, "thawed": 0.0} if thawed else {}
             if thawed and not stopped and (allowed := thaws_for(scores.accuracy)):
-                kept, frozen_epochs = model.get_weights(), len(log.rows)
-                steps = steps_per_epoch(len(splits.train), settings.batch_size)
-                pace = _Pace(allowed, steps * sum(phase.epochs for phase in thawed), interrupt)
-                options |= {"interrupt": pace.check, "callbacks": [*options["callbacks"], pace]}
                 try:
-                    fine_tune(model, splits, thawed, settings, log=log, **options)
+                    if run.train_thawed(thawed, allowed):
+                        scores = run.scores()
                     found["thawed"] = 1.0
                 except OutOfTime:
                     stopped = True  # and no time to measure the whole net: what is known counts
-                except _TooSlow:
+                except TooSlow:
                     pass
-                losses = [row["stop_loss"] for row in log.rows]
-                # As one run of all phases would: what decides is the early-stopping part.
-                better = min(losses[frozen_epochs:], default=np.inf) < min(losses[:frozen_epochs])
-                if better and found["thawed"]:
-                    scores = Scores.of(evaluate(model, splits.validation, mirrored=choices.mirror))
-                else:
-                    model.set_weights(kept)
         found |= {"stopped": 1.0} if stopped else {}
         told = {"val_accuracy": scores.accuracy, "val_loss": scores.loss}
         return {**told, "storing_seconds": storing, **found}
@@ -270,60 +240,102 @@ def calibrated_loss(result: Evaluation) -> float:
     return float(optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded").fun)
 
 
-class _TooSlow(Exception):
-    """Convolutions would take longer than they may."""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The training of one trial, first with frozen convolutions, then with some of them."""
 
+    model: keras.Model
+    splits: Splits
+    settings: Settings
+    mirrored: bool
+    bank: FeatureBank
+    cache: FeatureCache
+    log: EpochLog
+    interrupt: Callable[[], None]
+    callbacks: Sequence[keras.callbacks.Callback]
+    verbose: int
 
-class _Pace(keras.callbacks.Callback):
-    """Looks how long training takes, and whether that will do, until half of it is done.
+    def store(self, frozen: Sequence[Phase]) -> float:
+        """Runs the frozen layers on what will be asked of them; the seconds that it took."""
+        centre = CentreView(**preprocessing_of(self.model).geometry)
+        views = stored_views(centre, self._always)
+        # What is measured at the end first: then there is time for it.
+        asked = [
+            *((self.splits.validation, view) for view in measured_views(centre, self.mirrored)),
+            (self.splits.stopping, centre),
+            *((self.splits.train, view) for view in views),
+        ]
+        began = time.monotonic()
+        self.bank.store(self.model, frozen[0].trained[0], asked, self.interrupt)
+        return time.monotonic() - began
 
-    Args:
-        allowed: seconds.
-        steps: that there will be.
-        interrupt: called at each look.
-    """
+    def train_frozen(self, phases: Sequence[Phase]) -> bool:
+        """Trains what no pretrained layer is part of; whether it was stopped.
 
-    def __init__(self, allowed: float, steps: int, interrupt: Callable[[], None]) -> None:
-        super().__init__()
-        self._allowed, self._steps, self._interrupt = allowed, steps, interrupt
-        self._began = time.monotonic()
-        self._ends: list[float] = []
-
-    def check(self) -> None:
-        """
         Raises:
-            _TooSlow: it has taken too long.
+            OutOfTime: before anything was learned.
         """
-        self._interrupt()
-        self._check(time.monotonic() - self._began)
+        try:
+            with self.bank.computing():
+                self._train(phases, self._always, self.interrupt, cut=self.bank.cut)
+        except OutOfTime:
+            if not self.log.rows:
+                raise
+            return True
+        return False
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """
+    def frozen_scores(self, phases: Sequence[Phase]) -> Scores:
+        first = phases[0].trained[0]
+        examples = self.splits.validation
+        return Scores.of(self.bank.evaluate(self.model, first, examples, mirrored=self.mirrored))
+
+    def train_thawed(self, phases: Sequence[Phase], allowed: float) -> bool:
+        """Trains on, at most so many seconds; whether that was better, or is undone.
+
         Raises:
-            _TooSlow: it will take too long.
+            OutOfTime, TooSlow: then it is undone too.
         """
-        now, first = time.monotonic(), PACED // 2  # the first steps wait for graphs
-        self._ends.append(now)
-        if len(self._ends) > PACED:
-            of_each = (now - self._ends[first]) / (len(self._ends) - 1 - first)
-            self._check(now - self._began + of_each * (self._steps - len(self._ends)))
+        before, better = self.model.get_weights(), False
+        least = min(row["stop_loss"] for row in self.log.rows)
+        frozen_epochs = len(self.log.rows)
+        steps = steps_per_epoch(len(self.splits.train), self.settings.batch_size)
+        pace = Pace(allowed, steps * sum(phase.epochs for phase in phases), self.interrupt)
+        try:
+            self._train(phases, self.settings, pace.check, pace)
+            # As one run of all phases would: what decides is the early-stopping part.
+            then = [row["stop_loss"] for row in self.log.rows[frozen_epochs:]]
+            better = min(then, default=np.inf) < least
+        finally:
+            if not better:
+                self.model.set_weights(before)
+        return better
 
-    def _check(self, seconds: float) -> None:
-        if seconds > self._allowed and len(self._ends) < self._steps / 2:
-            raise _TooSlow
+    def scores(self) -> Scores:
+        return Scores.of(evaluate(self.model, self.splits.validation, mirrored=self.mirrored))
 
+    @property
+    def _always(self) -> Settings:
+        # Stored however few the epochs are: other trials will read it too.
+        return replace(self.settings, epochs_a_view=0.0)
 
-class _OfWhole(keras.callbacks.Callback):
-    """Tells a callback of epochs, counted over all phases, as if the classifier were trained."""
-
-    def __init__(self, callback: keras.callbacks.Callback, model: keras.Model) -> None:
-        super().__init__()
-        self._callback, self._epochs = callback, 0
-        callback.set_model(model)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_epoch_begin(self._epochs, logs)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_epoch_end(self._epochs, logs)
-        self._epochs += 1
+    def _train(
+        self,
+        phases: Sequence[Phase],
+        settings: Settings,
+        interrupt: Callable[[], None],
+        *callbacks: keras.callbacks.Callback,
+        **options: Any,
+    ) -> None:
+        fine_tune(
+            self.model,
+            self.splits,
+            phases,
+            settings,
+            log=self.log,
+            cache=self.cache,
+            interrupt=interrupt,
+            callbacks=[*self.callbacks, *callbacks],
+            say=lambda sentence: None,
+            verbose=self.verbose,
+            **options,
+        )

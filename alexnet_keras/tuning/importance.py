@@ -12,12 +12,11 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import KFold
 
 from alexnet_keras.tuning.outcomes import Outcome
-from alexnet_keras.tuning.space import REASONS
+from alexnet_keras.tuning.space import REASONS, THAWED
 
 #: fewer trials than this tell nothing of some fifteen choices
 LEAST_TRIALS = 20
 FOLDS, TREES, SHUFFLES = 5, 200, 10
-_ON_THE_BEST = ("unfreeze", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def importance(outcomes: Sequence[Outcome]) -> Importance | None:
     names = [
         name
         for name in REASONS
-        if name not in _ON_THE_BEST and len({repr(one.settings.get(name)) for one in scored}) > 1
+        if name not in THAWED and len({repr(one.settings.get(name)) for one in scored}) > 1
     ]
     if len(scored) < LEAST_TRIALS or not names:
         return None

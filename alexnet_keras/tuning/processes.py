@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import tensorflow as tf
 from keras_tuner.src.engine import conditions
@@ -62,6 +64,33 @@ def keep_freed_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):
         for parameter, value in _MALLOC.items():
             ctypes.CDLL(None).mallopt(parameter, value)
+
+
+@contextlib.contextmanager
+def claimed(path: Path, *, patience: float = 0.0) -> Iterator[bool]:
+    """Inside, no other process has this lock, which is free again if this one is gone.
+
+    Args:
+        path: of a file that is there for this alone; it is made.
+        patience: seconds in which another may give it up.
+
+    Yields:
+        Whether it was to be had.
+    """
+    until = time.monotonic() + patience
+    with path.open("ab") as file:
+        while not (free := _lock(file)) and time.monotonic() < until:
+            time.sleep(0.1)
+        yield free
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether nobody else had it locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

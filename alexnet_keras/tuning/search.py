@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 import time
@@ -22,7 +21,7 @@ from alexnet_keras.tuning.finals import Finalist, Finals, choose_finalists
 from alexnet_keras.tuning.hypermodel import FineTuneHyperModel
 from alexnet_keras.tuning.oracles import make_oracle
 from alexnet_keras.tuning.outcomes import Outcome, count_processes, read_outcomes
-from alexnet_keras.tuning.processes import role
+from alexnet_keras.tuning.processes import claimed, role
 from alexnet_keras.tuning.tuner import FineTuneTuner
 from alexnet_keras.whole_files import read_json, write_json
 
@@ -253,29 +252,20 @@ def _alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process searches in this folder.
     """
-    with (folder / _LOCK).open("ab") as file:
-        for attempt in range(1, 6):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if attempt == 5:
-                    raise UserError(
-                        f"Another process searches in {folder}; wait for it, or give another "
-                        "folder with --output."
-                    ) from error
-                time.sleep(0.1)  # a worker that looks holds it for a moment
+    # A worker that looks has it for a moment.
+    with claimed(folder / _LOCK, patience=0.5) as alone:
+        if not alone:
+            raise UserError(
+                f"Another process searches in {folder}; wait for it, or give another folder with "
+                "--output."
+            )
         yield
 
 
 def _is_searched_in(folder: Path) -> bool:
     """Whether a process that is no worker is at work there."""
-    with (folder / _LOCK).open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+    with claimed(folder / _LOCK) as free:
+        return not free
 
 
 def _wait_for_chief(folder: Path) -> None:

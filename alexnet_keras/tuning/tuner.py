@@ -255,6 +255,15 @@ class FineTuneTuner(BaseTuner):
             return self.hypermodel.fit(hp, model, interrupt=self.check, **options)
 
     def _thaws_for(self, accuracy: float) -> float:
+        """As `FineTuneHyperModel.fit` asks; notes it, since other processes count what is taken."""
+        seconds = self._worth(accuracy)
+        self._attempt["went_on"] = seconds > 0
+        if seconds:
+            folder = Path(self.get_trial_dir(self._attempt["trial"]))
+            write_json(folder / _THAWING, {"since": self.budget.spent})
+        return seconds
+
+    def _worth(self, accuracy: float) -> float:
         """Seconds that convolutions are worth after a frozen net of this accuracy."""
         before = [
             one
@@ -266,16 +275,11 @@ class FineTuneTuner(BaseTuner):
         ]
         # Those that are as good count too: once is enough.
         ahead = sum(one >= accuracy for one in frozen)
-        seconds = 0.0
-        if len(before) >= LEAST_COMPARED and ahead <= BEST_SHARE * len(before):
-            whole = count_processes(before) * (self.budget.spent + self.budget.left())
-            taken = sum(one.ended - one.began for one in before if one.went_on)
-            seconds = max(THAWED_SHARE * whole - taken - self._thawing(), 0.0)
-        self._attempt["went_on"] = seconds > 0
-        if seconds:
-            folder = Path(self.get_trial_dir(self._attempt["trial"]))
-            write_json(folder / _THAWING, {"since": self.budget.spent})
-        return seconds
+        if len(before) < LEAST_COMPARED or ahead > BEST_SHARE * len(before):
+            return 0.0
+        whole = count_processes(before) * (self.budget.spent + self.budget.left())
+        taken = sum(one.ended - one.began for one in before if one.went_on)
+        return max(THAWED_SHARE * whole - taken - self._thawing(), 0.0)
 
     def _thawing(self) -> float:
         """Seconds for which trials that run elsewhere have been training convolutions."""

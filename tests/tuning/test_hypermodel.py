@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from alexnet_keras import UserError
 from alexnet_keras.evaluation import Evaluation, evaluate
 from alexnet_keras.transfer import FeatureCache
-from alexnet_keras.tuning import OBJECTIVE, OutOfTime, Scores
+from alexnet_keras.tuning import OBJECTIVE, OutOfTime, Scores, callbacks
 from alexnet_keras.tuning import hypermodel as module
 from alexnet_keras.tuning.hypermodel import calibrated_loss
 from small_search import SHORT, hypermodel
@@ -79,7 +79,7 @@ def test_convolutions_are_trained_where_the_frozen_net_is_worth_it(model, folds)
 
 
 def test_convolutions_that_would_take_too_long_are_left_alone(model, monkeypatch):
-    monkeypatch.setattr(module, "PACED", 2)
+    monkeypatch.setattr(callbacks, "PACED", 2)
     model.defaults = replace(model.defaults, epochs=40)
     hp, steps = values(model, unfreeze=1), []
 
@@ -87,7 +87,7 @@ def test_convolutions_that_would_take_too_long_are_left_alone(model, monkeypatch
         def on_train_batch_end(self, batch, logs=None):
             steps.append(time.sleep(0.05))
 
-    monkeypatch.setattr(module, "_OfWhole", lambda callback, model: callback)
+    monkeypatch.setattr(module, "OfWhole", lambda callback, model: callback)
     built = model.build(hp)
     before = built.get_layer("conv5").get_weights()[0]
     found = model.fit(hp, built, thaws_for=lambda x: steps.clear() or 4.0, callbacks=[Steps()])
