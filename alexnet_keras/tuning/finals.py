@@ -19,13 +19,14 @@ from alexnet_keras.tuning.budget import OutOfTime
 from alexnet_keras.tuning.hypermodel import Scores
 from alexnet_keras.tuning.outcomes import DEFAULT_TRIAL, Outcome, read_outcome
 from alexnet_keras.tuning.processes import claimed
+from alexnet_keras.tuning.space import net_of
 from alexnet_keras.tuning.tuner import FineTuneTuner, why_failed
 from alexnet_keras.whole_files import read_json, write_json
 
 #: the best trials that are tried on the other folds, beside the default: so many at most, and as
 #: many as there should be time for on so many folds
 FINALISTS, FOLDS_AT_LEAST = 4, 2
-#: choices in which two of them differ
+#: choices in which they differ from the default
 APART = 2
 #: standard errors that the best trial of many must be ahead by, where no other fold was tried
 CERTAIN = 2.0
@@ -72,9 +73,11 @@ class Finalist:
 
 
 def choose_finalists(outcomes: Sequence[Outcome], seconds: float = math.inf) -> list[Outcome]:
-    """The default, then the best trials that have a score, no two with nearly the same settings.
+    """The default, then the best trials that have a score, each of another net.
 
-    Trials of all their epochs come before those that Hyperband gave a few.
+    Settings that are nearly the same are lucky with the same photographs: on others they would all
+    fall behind together. One of the default's net is among them if it is trained otherwise. Trials
+    of all their epochs come before those that Hyperband gave a few.
 
     Args:
         seconds: for the finals, of all processes together; one trial is tried beside the default
@@ -83,16 +86,17 @@ def choose_finalists(outcomes: Sequence[Outcome], seconds: float = math.inf) -> 
     scored = [one for one in outcomes if one.accuracy is not None]
     default = [one for one in scored if int(one.trial) == DEFAULT_TRIAL]
     ranked = sorted(scored, key=lambda one: (one.epochs == 1, *one.rank), reverse=True)
-    found = list(default)
+    found: list[Outcome] = []
     for one in ranked:
-        chosen = len(found) - len(default)
-        if chosen == FINALISTS:
+        if len(found) == FINALISTS:
             break
-        takes = FOLDS_AT_LEAST * sum(each.ended - each.began for each in (*found, one))
-        in_time = not chosen or takes <= seconds
-        if in_time and all(_apart(one, each) >= APART for each in found):
+        takes = FOLDS_AT_LEAST * sum(each.ended - each.began for each in (*default, *found, one))
+        in_time = not found or takes <= seconds
+        apart = all(_apart(one, each) >= APART for each in default)
+        nets = {net_of(each.settings) for each in found}
+        if in_time and apart and net_of(one.settings) not in nets:
             found.append(one)
-    return found
+    return [*default, *found]
 
 
 class Finals:

@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from alexnet_keras.tuning.budget import Budget
 from alexnet_keras.tuning.hypermodel import OBJECTIVE
 from alexnet_keras.tuning.outcomes import FAILED, read_outcome, read_outcomes
-from alexnet_keras.tuning.space import SEEN, THAWED, WHERE, sees_no_more
+from alexnet_keras.tuning.space import SEEN, THAWED, WHERE, net_of, sees_no_more
 from alexnet_keras.whole_files import write_json
 
 #: so many trials that fail one after the other, for the same reason, end a search
@@ -41,7 +41,7 @@ REDRAWN = 100
 #: of a Bayesian search's trials, so many are random: one in
 RANDOM_EVERY = 3
 #: settings that it looks at for a proposal; half of them change this share of the choices of one of
-#: the so many best trials
+#: so many of the best trials
 CANDIDATES, CHANGED_SHARE, PARENTS = 300, 0.25, 5
 #: of the fit of its process
 RESTARTS = 4
@@ -253,7 +253,7 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
         """
         tried = {_rounded(one.hyperparameters.values) for one in self.trials.values()}
         ranked = sorted(completed, key=lambda one: one.score, reverse=True)
-        good, others = ranked[:PARENTS], ranked[PARENTS:]
+        good, others = _of_other_nets(ranked)[:PARENTS], ranked[PARENTS:]
         in_vain = {
             _frozen(one.hyperparameters.values)
             for one in completed
@@ -339,6 +339,14 @@ def make_oracle(
     oracle.proposing, oracle.begun = threading.Lock(), {}
     oracle.verbose = 0
     return oracle
+
+
+def _of_other_nets(ranked: Sequence[trial_module.Trial]) -> list[trial_module.Trial]:
+    """The best of each net: what surrounds the best of all is lucky with the same photographs."""
+    first: dict[tuple[Any, ...], trial_module.Trial] = {}
+    for one in ranked:
+        first.setdefault(net_of(one.hyperparameters.values), one)
+    return list(first.values())
 
 
 def _is_in(values: Mapping[str, Any], stored: Sequence[Mapping[str, Any]]) -> bool:

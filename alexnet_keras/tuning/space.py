@@ -76,6 +76,16 @@ def plain(hp: keras_tuner.HyperParameters) -> dict[str, Any]:
     return {name: named[name] for name in REASONS if name in named}
 
 
+def net_of(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Head, cut and input size: what makes another net, where the rest is how it is trained.
+
+    Args:
+        values: by the names in `REASONS`, or as keras-tuner has them.
+    """
+    head = values["head"]
+    return head, values.get("cut", values.get(f"cut{WHERE}{head}")), values.get("image_size")
+
+
 def sees_no_more(settings: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether frozen layers were run on all that `settings` asks for if they were for `other`.
 

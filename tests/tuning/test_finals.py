@@ -175,20 +175,24 @@ def test_the_plan_is_gone_once_they_are_over(process, chosen, tmp_path):
     assert not (tmp_path / "finals" / module._PLAN).exists()
 
 
-def test_finalists_are_whole_trials_with_settings_of_their_own():
-    def outcome(trial, accuracy, settings, epochs=1.0):
+def test_finalists_are_whole_trials_of_other_nets():
+    def outcome(trial, accuracy, epochs=1.0, **settings):
         given = {"trial": trial, "status": "completed", "accuracy": accuracy, "loss": 1.0}
-        return Outcome(**given, settings=settings, epochs=epochs)
+        given["settings"] = {"views": 1, "cut": "conv5", "image_size": 256, **settings}
+        return Outcome(**given, epochs=epochs)
 
-    def settings(views, head):
-        return {"views": views, "head": head, "cut": "conv5"}
-
-    trials = [outcome("0", 0.5, settings(4, "bilinear"))]
-    trials += [outcome("1", 0.9, settings(1, "pooled"), epochs=0.1)]
-    trials += [outcome("2", 0.8, settings(1, "pooled")), outcome("3", 0.7, settings(1, "fc"))]
-    trials += [outcome(str(4 + n), 0.6, settings(n, "fc")) for n in (2, 3)]
-    chosen = choose_finalists(trials)  # 3 is too near to 2, and 7 to 6
-    assert [one.trial for one in chosen] == ["0", "2", "6"]
+    trials = [
+        outcome("0", 0.5, head="bilinear", views=4),
+        outcome("1", 0.9, head="pooled", epochs=0.1),
+        outcome("2", 0.8, head="pooled"),
+        outcome("3", 0.7, head="fc"),
+        outcome("4", 0.69, head="fc", views=3, schedule="linear"),  # a net of 3's
+        outcome("5", 0.68, head="bilinear"),  # too near the default
+        outcome("6", 0.67, head="bilinear", schedule="linear"),
+        outcome("7", 0.66, head="pooled", image_size=224),
+        outcome("8", 0.65, head="pooled", cut="conv4"),
+    ]
+    assert [one.trial for one in choose_finalists(trials)] == ["0", "2", "3", "6", "7"]
     assert [one.trial for one in choose_finalists(trials[1:2])] == ["1"]
 
 

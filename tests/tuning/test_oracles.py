@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from alexnet_keras.tuning import SEARCHES, Outcome, read_outcomes
-from alexnet_keras.tuning.oracles import _frozen, _rounded
-from alexnet_keras.tuning.space import sees_no_more
+from alexnet_keras.tuning.oracles import PARENTS, _frozen, _rounded
+from alexnet_keras.tuning.space import net_of, sees_no_more
 from small_search import tuner
 
 
@@ -62,6 +62,31 @@ def test_bayesian_search_does_not_stay_in_one_place(quick, tmp_path):
     assert len(tried) == 25
     for _ in range(20):
         assert _rounded(oracle.populate_space("0025")["values"]) not in tried
+
+
+def test_bayesian_search_changes_the_best_of_several_nets(quick, tmp_path, monkeypatch):
+    """Not five trials of the one that is lucky with the photographs."""
+    quick.does = lambda choices: {
+        "val_accuracy": 0.5 + (choices.cut == "conv3") / 4 + choices.label_smoothing / 2,
+        "val_loss": 1.0,
+    }
+    made, oracle, _ = tuner(quick, tmp_path / "s", search="bayesian", trials=40)
+    made.search()
+    parents = []
+    changed = type(oracle)._changed
+    monkeypatch.setattr(
+        type(oracle), "_changed", lambda self, *of: parents.append(of[0]) or changed(self, *of)
+    )
+    monkeypatch.setattr(type(oracle), "_went_on", lambda self, trial: None)
+    for _ in range(5):
+        oracle._candidates(list(oracle.trials.values()))
+    nets = {net_of(values) for values in parents}
+    assert len(nets) == len({json.dumps(values, sort_keys=True) for values in parents}) == PARENTS
+    scores = {net: [] for net in nets}
+    for trial in oracle.trials.values():
+        scores.setdefault(net_of(trial.hyperparameters.values), []).append(trial.score)
+    of_parents = [max(scores.pop(net)) for net in nets]
+    assert min(of_parents) >= max(map(max, scores.values()))
 
 
 def test_bayesian_search_tries_no_frozen_net_again_to_train_it(quick, tmp_path):

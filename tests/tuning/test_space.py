@@ -7,7 +7,7 @@ from alexnet_keras.transfer import Choices
 from alexnet_keras.transfer.heads import DROPOUT
 from alexnet_keras.transfer.plan import HEAD_TRAINING
 from alexnet_keras.tuning import REASONS
-from alexnet_keras.tuning.space import ask, plain, sees_no_more, sizes
+from alexnet_keras.tuning.space import ask, net_of, plain, sees_no_more, sizes
 
 HEADS = ("bilinear", "pooled", "fc")
 
@@ -112,3 +112,11 @@ def test_what_was_stored_for_some_settings_serves_others():
     own = settings(2, size=None, head="fc")
     assert sees_no_more(settings(1, size=None, head="fc"), own)
     assert not sees_no_more(settings(1), own) and not sees_no_more(own, four)
+
+
+def test_a_net_is_its_head_cut_and_size():
+    hp, _ = asked(**{"cut:bilinear": "conv4"})
+    # As a worker's trial has them: with what its conditions rule out.
+    values = {**hp.values, "cut:pooled": "conv3"}
+    assert net_of(values) == net_of(plain(hp)) == ("bilinear", "conv4", 256)
+    assert net_of({"head": "fc"}) == ("fc", None, None)
