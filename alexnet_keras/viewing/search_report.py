@@ -174,9 +174,9 @@ def _said_of_time(trials: Sequence[TrialLine]) -> str:
     ordered = sorted(trials, key=lambda trial: trial.minutes)
     if not ordered:
         return "No trial has a score."
-    best = max(ordered, key=lambda trial: trial.accuracy)
+    first = max(ordered, key=lambda trial: trial.accuracy)
     default = next((trial for trial in ordered if trial.is_default), None)
-    said = f"The best trial, number {best.name}, ended after {best.minutes:.1f} minutes."
+    said = f"Trial {first.name} was the first as good as any, after {first.minutes:.1f} minutes."
     if default is not None:
         above = sum(trial.accuracy > default.accuracy for trial in ordered)
         said += f" {above} of {len(ordered)} are above the default, on the first fold alone."
