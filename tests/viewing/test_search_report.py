@@ -124,6 +124,14 @@ def test_trials_of_a_share_of_the_epochs_are_told_as_such():
     assert "Epochs" in text and "10%" in text
 
 
+def test_of_equal_trials_the_first_stands_for_the_time_it_took():
+    trials = outcomes()
+    for number in (9, 30):
+        trials[number] = replace(trials[number], accuracy=0.95, loss=1 / number)
+    text = page(report(result=found(trials))).text
+    assert "Trial 9 was the first as good as any, after 3.3 minutes." in text  # 20 s each
+
+
 def test_one_trial_is_a_page_too():
     alone = outcomes(1)[:1]
     text = page(report(result=found(alone, order=(0,), folds=0))).text
