@@ -275,7 +275,7 @@ def _wait_for_chief(folder: Path) -> None:
         UserError: it does not come.
     """
     for _ in range(round(CHIEF_PATIENCE / 0.5)):
-        if (folder / "search.json").exists() and not Budget(folder / "budget.json", None).over:
+        if (folder / _IDENTITY).exists() and not Budget(folder / "budget.json", None).over:
             return
         time.sleep(0.5)
     raise UserError(
