@@ -11,9 +11,11 @@ import contextlib
 import fcntl
 import math
 import os
+import random
 import shutil
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -302,7 +304,7 @@ def _connected(
     try:
         database.execute(f"PRAGMA page_size = {_page_size(shape)}")  # heeded by a new file only
         # Killed processes do no harm. What a power cut can lose are the last outputs.
-        database.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(database)
         database.execute("PRAGMA synchronous = NORMAL")
         with database:
             for statement in _SCHEMA:
@@ -323,6 +325,20 @@ def _connected(
         database.close()
         raise
     return database, identity
+
+
+def _log_ahead(database: sqlite3.Connection) -> None:
+    # Two who begin a set at once wait for each other to stop reading: SQLite refuses one of them
+    # without heeding the connection's timeout.
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
 
 
 def _listed(path: Path) -> StoredSet:

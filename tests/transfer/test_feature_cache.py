@@ -7,6 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -160,6 +162,20 @@ def test_two_processes_share_a_set(cache):
     assert [process.wait(120) for process in both] == [0, 0]
     with cache.open("a", SHAPE, "") as stored:
         assert check(stored, 2000) == 900
+
+
+def test_several_begin_a_set_at_the_same_moment(tmp_path):
+    def begin(folder, together):
+        together.wait()
+        for _ in range(3):  # who closes a set last meets who opens it
+            FeatureCache(folder).open("a", SHAPE, "").close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(100):
+            together = Barrier(4)
+            begun = [pool.submit(begin, tmp_path / str(turn), together) for _ in range(4)]
+            for outcome in begun:
+                outcome.result(120)
 
 
 def test_a_killed_writer_leaves_whole_outputs_and_no_lock(cache):
