@@ -30,6 +30,7 @@ EXPORT_FORMATS = ("saved-model", "onnx", "onnx-int8", "litert", "litert-int8")
 CHOICE_OPTIONS = (
     "head",
     "image_size",
+    "crop",
     "views",
     "augmentation",
     "mirror",
@@ -209,22 +210,23 @@ def dataset_option(default: str) -> Any:
     )
 
 
-def crop_option(default: str) -> Any:
+def crop_option(default: str, more: str = "") -> Any:
     return click.option(
         "--crop",
         type=click.Choice(CROPS),
         default=default,
         help="What of a photograph is seen when it is measured and served: the central square, or "
-        "the whole photograph stretched to a square, for those that are cut to their object.",
+        "the whole photograph stretched to a square, for those that are cut to their object."
+        f"{more}",
     )
 
 
-def head_epochs_option(default: int) -> Any:
+def head_epochs_option(default: int, more: str = "") -> Any:
     return click.option(
         "--head-epochs",
         type=click.IntRange(1),
         default=default,
-        help="Passes in the phase that trains the layers without pretrained weights only.",
+        help=f"Passes in the phase that trains the layers without pretrained weights only.{more}",
     )
 
 
@@ -595,10 +597,8 @@ def _settings(path: Path | None) -> dict[str, Any]:
         ) from error
     changed: dict[str, Any] = {"settings": {}, "settings_weights": search.get("weights")}
     options = {option.name: option for option in context.command.params}
-    # What of a photograph is seen is no choice of the search, and belongs to what it found.
-    settings |= {name: search[name] for name in ("crop",) if name in search}
     for name, value in settings.items():
-        if name not in (*CHOICE_OPTIONS, "crop"):
+        if name not in CHOICE_OPTIONS:
             changed["settings"][name] = value
         elif context.get_parameter_source(name) != click.core.ParameterSource.COMMANDLINE:
             given = tuple(value) if isinstance(value, list) else value

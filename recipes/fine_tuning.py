@@ -55,7 +55,6 @@ def fine_tuning(options: FineTuneOptions) -> None:
             len(splits.train.class_names),
             weights=options.weights_source,
             variant=options.variant,
-            crop=options.crop,
         )
         model, variant, head, loaded = classifier
         run.note(f"Weights {options.weights}: {loaded}.")

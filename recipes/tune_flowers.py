@@ -48,7 +48,6 @@ def main(options: TuneOptions) -> None:
             "photographs": [one.fingerprint() for one in (splits.train, splits.stopping)],
             "weights": str(weights),
             "variant": options.variant,
-            "crop": options.crop,
             **options.defaults,
         }
         tuning.check_same_search(run.folder, about)
@@ -57,7 +56,6 @@ def main(options: TuneOptions) -> None:
             folds[0],
             weights=weights,
             variant=options.variant,
-            crop=options.crop,
             defaults=transfer.Choices.of(options.defaults),
             precision=training.choose_precision(options.precision),
             seed=options.seed,

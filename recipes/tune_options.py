@@ -51,6 +51,7 @@ class TuneOptions:
     def defaults(self) -> dict[str, Any]:
         """What `transfer.Choices` is made of."""
         return {
+            "crop": self.crop,
             "mirror": self.mirror,
             "batch_size": self.batch_size,
             "head_epochs": self.head_epochs,
@@ -118,9 +119,9 @@ def tuning_recipe(name: str) -> Callable[[Callable[[TuneOptions], int | None]], 
         [
             dataset_option("auto"),
             *(COMMON_OPTIONS[option] for option in shared),
-            crop_option("centre"),
+            crop_option("centre", " The default; the search tries both."),
             *(FINE_TUNE_OPTIONS[option] for option in ("mirror", "precision")),
-            head_epochs_option(20),
+            head_epochs_option(20, " The default; the search tries half and twice as many."),
             *_OPTIONS,
         ],
     )

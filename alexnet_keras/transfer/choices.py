@@ -11,7 +11,7 @@ from typing import Any, Self
 from alexnet_keras.data import AUGMENTATIONS, Augmentation
 from alexnet_keras.errors import UserError
 from alexnet_keras.training.optimizers import SCHEDULES, WEIGHT_DECAY
-from alexnet_keras.transfer.classifier import Classifier, build_classifier
+from alexnet_keras.transfer.classifier import CROPS, Classifier, build_classifier
 from alexnet_keras.transfer.fine_tune import Settings
 from alexnet_keras.transfer.heads import HEADS, HeadShape
 from alexnet_keras.transfer.plan import Phase, plan_phases
@@ -26,6 +26,7 @@ class Choices:
         head: what follows the convolutions, `"auto"` or a key of `HEADS`.
         cut, paired, hidden_units, dropout: its shape, as in `HeadShape`.
         image_size: side of the input in pixels; `None` as in `build_classifier`.
+        crop: what of a photograph is seen, a key of `CROPS`.
         views: views of each photograph for phases on frozen layers.
         augmentation: a key of `AUGMENTATIONS`, of the random ones among these views.
         strength: times the size of its changes; see `Augmentation.at_strength`.
@@ -48,6 +49,7 @@ class Choices:
     hidden_units: int = 512
     dropout: float | None = None
     image_size: int | None = None
+    crop: str = "centre"
     views: int = 4
     augmentation: str = "gentle"
     strength: float = 1.0
@@ -65,6 +67,7 @@ class Choices:
     def __post_init__(self) -> None:
         for name, known in (
             ("head", ("auto", *HEADS)),
+            ("crop", CROPS),
             ("augmentation", AUGMENTATIONS),
             ("schedule", SCHEDULES),
         ):
@@ -114,7 +117,6 @@ class Choices:
         *,
         weights: str | Path | StoredWeights | None = None,
         variant: str | None = None,
-        crop: str = "centre",
     ) -> Classifier:
         """The classifier; arguments and errors are those of `build_classifier`."""
         return build_classifier(
@@ -123,7 +125,7 @@ class Choices:
             variant=variant,
             image_size=self.image_size,
             head=self.head,
-            crop=crop,
+            crop=self.crop,
             shape=self.shape,
         )
 

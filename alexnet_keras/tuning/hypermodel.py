@@ -74,9 +74,10 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         splits: `train` and `stopping` are trained on, `validation` is what settings are chosen by:
             a fold of `Splits.folds`, so that the reported figure comes from other photographs.
         weights: pretrained, as in `build_classifier`.
-        variant, crop: as in `build_classifier`.
-        defaults: what is not open: mirrors, batches and epochs; and of what is, the default number
-            of views and, where it is given, the size about which others are tried.
+        variant: as in `build_classifier`.
+        defaults: what is not open: mirrors, batches and epochs of convolutions; and of what is, the
+            default number of views, the crop that is tried first, and the head's epochs and, where
+            it is given, the size about which others are tried.
         heads: the kinds of head to be tried, keys of `HEADS`, the default first; `None` tries
             bilinear and pooled ones, and AlexNet's own where the weights hold fc6.
         precision: what convolutions compute in while training.
@@ -95,7 +96,6 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         *,
         weights: str | Path,
         variant: str | None = None,
-        crop: str = "centre",
         defaults: Choices | None = None,
         heads: Sequence[str] | None = None,
         precision: str = "float32",
@@ -113,14 +113,14 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         self.precision, self.seed = precision, seed
         # Read once: published weights are 244 MB, and a trial may take a few seconds.
         stored = open_weights(weights, variant)
-        self._source = {"weights": stored, "variant": variant, "crop": crop}
+        self._source = {"weights": stored, "variant": variant}
         self._cache = cache or FeatureCache(most_bytes=DISK_BYTES, memory_bytes=MEMORY_BYTES)
         with_fc6 = "fc6/kernel" in stored.tensors
         self.heads = tuple(heads or ("bilinear", "pooled", *(("fc",) if with_fc6 else ())))
         default = replace(self.defaults, head=self.heads[0])
         built = default.build(len(splits.train.class_names), **self._source)
         self.image_size: int = built.model.input_shape[1]
-        self._banks: dict[int, FeatureBank] = {}
+        self._banks: dict[tuple[int, str], FeatureBank] = {}
         # Head, loaded layers and variant of each model.
         self._built: weakref.WeakKeyDictionary[keras.Model, tuple[Any, ...]]
         self._built = weakref.WeakKeyDictionary()
@@ -191,7 +191,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 splits=splits or self.splits,
                 settings=choices.training(seed=self.seed, precision=self.precision),
                 mirrored=choices.mirror,
-                bank=self.bank(model.input_shape[1]),
+                bank=self.bank(model.input_shape[1], choices.crop),
                 cache=self._cache,
                 log=EpochLog(place / "history.csv", place / "tensorboard"),
                 interrupt=interrupt,
@@ -215,14 +215,15 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         told = {"val_accuracy": scores.accuracy, "val_loss": scores.loss}
         return {**told, "storing_seconds": storing, **found}
 
-    def bank(self, image_size: int) -> FeatureBank:
+    def bank(self, image_size: int, crop: str) -> FeatureBank:
         """What frozen convolutions give at one size, for all heads."""
-        if image_size not in self._banks:
-            readings = build_readings(image_size=image_size, **self._source)
-            self._banks[image_size] = FeatureBank(
+        key = image_size, crop
+        if key not in self._banks:
+            readings = build_readings(image_size=image_size, crop=crop, **self._source)
+            self._banks[key] = FeatureBank(
                 readings, self._cache, self.defaults.batch_size, self.precision
             )
-        return self._banks[image_size]
+        return self._banks[key]
 
 
 def calibrated_loss(result: Evaluation) -> float:

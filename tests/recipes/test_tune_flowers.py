@@ -96,6 +96,7 @@ def test_the_settings_are_what_the_fine_tuning_recipes_take(searched, photograph
     config = json.loads((folder / "run" / "config.json").read_text())["options"]
     assert config["image_size"] == chosen.image_size
     assert config["views"] == chosen.views
+    assert config["crop"] == chosen.crop
     assert config["head"] == chosen.head
     assert config["settings"]["cut"] == chosen.cut
     assert config["settings"]["schedule"] == chosen.schedule
@@ -192,7 +193,7 @@ class TestCommandLine:
             ('{"settings": {"views": 0}}', "Invalid value for '--views'"),
             ('{"settings": {"head": "x"}}', "Invalid value for '--head'"),
             ('{"settings": {"unfreeze_from": ["pool3"]}}', "'pool3'"),
-            ('{"settings": {}, "search": {"crop": "top"}}', "'top' is not one of"),
+            ('{"settings": {"crop": "top"}}', "'top' is not one of"),
         ],
     )
     def test_a_file_of_no_settings_is_told_in_a_sentence(self, tmp_path, content, words):
@@ -207,8 +208,8 @@ class TestCommandLine:
         monkeypatch.setattr("fine_tuning.fine_tuning", received.append)
         path = tmp_path / "best.json"
         settings = {"views": 6, "image_size": 192, "cut": "conv4", "learning_rate": 0.02}
-        settings |= {"unfreeze_from": ["conv4"], "dropout": 0.2}
-        search = {"crop": "whole", "weights": "trunk.npz", "trials": 60}
+        settings |= {"unfreeze_from": ["conv4"], "dropout": 0.2, "crop": "whole"}
+        search = {"weights": "trunk.npz", "trials": 60}
         path.write_text(json.dumps({"settings": settings, "search": search}))
         for main in (finetune_flowers.main, finetune_cars.main):
             result = self.invoke("--settings", path, "--views", 2, main=main)

@@ -50,9 +50,11 @@ def test_it_is_what_any_tuner_of_keras_tuner_takes(model, tmp_path):
     assert kept.input_shape == (None, 64, 64, 3)
 
 
-def test_it_learns_and_says_what_it_learned(narrow, folds, tmp_path):
+@pytest.mark.parametrize("crop", ["centre", "whole"])
+def test_it_learns_and_says_what_it_learned(narrow, folds, tmp_path, crop):
     model = hypermodel(folds, tmp_path, defaults=replace(SHORT, head_epochs=12))
-    hp = values(model)
+    model.fit(values(model), model.build(values(model)))  # stored for the one, no use for the other
+    hp = values(model, crop=crop)
     built = model.build(hp)
     found = model.fit(hp, built)
     assert set(found) == {"val_accuracy", "val_loss", "storing_seconds"}

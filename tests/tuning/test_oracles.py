@@ -181,7 +181,7 @@ def test_what_a_trial_stores_counts_while_it_runs(quick, tmp_path):
         values["views"] = views  # more than are stored
         oracle.begun[other.trial_id] = oracle.budget.spent - begun
         assert oracle._affordable() == settings
-    values.update(views=1, image_size=64, head="bilinear")
+    values.update(stored(first).settings)
     assert oracle._affordable() is None
 
 

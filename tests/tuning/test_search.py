@@ -30,6 +30,9 @@ from alexnet_keras.tuning.processes import VARIABLES
 from alexnet_keras.whole_files import read_json
 from two_colours import colored
 
+#: so many draw every value of a choice of four
+TRIALS = 24
+
 
 @pytest.fixture
 def scored(model, monkeypatch, folds):
@@ -50,7 +53,13 @@ def scored(model, monkeypatch, folds):
 
 def searched(model, folder, **options):
     said = []
-    given = {"seconds": 600, "most_trials": 12, "search": "random", "say": said.append, **options}
+    given = {
+        "seconds": 600,
+        "most_trials": TRIALS,
+        "search": "random",
+        "say": said.append,
+        **options,
+    }
     return search_settings(model, model.folds, folder, **given), said
 
 
@@ -58,12 +67,12 @@ def test_the_best_on_all_folds_is_found(scored, tmp_path):
     found, said = searched(scored, tmp_path / "s")
     assert found.settings["label_smoothing"] == 0.2
     assert Choices.of(found.settings).label_smoothing == 0.2
-    assert len(found.outcomes) == 12
+    assert len(found.outcomes) == TRIALS
     assert len(found.finalists) == 5 and all(len(one.scores) == 1 for one in found.finalists)
     assert found.default.outcome.trial == "0000" and found.default.accuracy == 0.6
     assert found.finalists[0].accuracy == 0.7
     assert "tried on 2 of 2 folds" in said[-1]
-    assert [fold for _, fold in scored.tried] == [0] * 12 + [1] * 5
+    assert [fold for _, fold in scored.tried] == [0] * TRIALS + [1] * 5
 
 
 def test_those_that_were_lucky_with_their_fold_are_not(scored, tmp_path):
@@ -167,7 +176,7 @@ def test_without_time_for_a_fold_those_that_were_tried_count(scored, tmp_path, m
     found, said = searched(scored, tmp_path / "s")
     assert len(scored.tried) - before == 2
     assert len(found.finalists) == 5 and all(len(one.scores) == 1 for one in found.finalists)
-    assert said[0].startswith("Going on after 12 trials")
+    assert said[0].startswith(f"Going on after {TRIALS} trials")
 
 
 def test_another_search_in_the_folder_is_refused_and_left_alone(scored, tmp_path):
@@ -234,7 +243,8 @@ def test_a_score_of_the_finals_belongs_to_its_settings(scored, tmp_path):
     searched(scored, tmp_path / "s", most_trials=2)
     before = len(scored.tried)
     for outcome in read_outcomes(tmp_path / "s" / "trials"):
-        changed = replace(outcome, settings={**outcome.settings, "unfreeze": 1})
+        settings = {**outcome.settings, "unfreeze": 3 - outcome.settings["unfreeze"]}
+        changed = replace(outcome, settings=settings)
         changed.write(tmp_path / "s" / "trials" / f"trial_{outcome.trial}")
     searched(scored, tmp_path / "s", most_trials=2)
     assert [fold for _, fold in scored.tried[before:]] == [1, 1]
@@ -287,7 +297,7 @@ def test_what_is_found_is_written_for_others(scored, tmp_path):
     written = write_best(tmp_path / "best.json", found, {"weights": "x"})
     assert json.loads((tmp_path / "best.json").read_text()) == json.loads(json.dumps(written))
     search = written["search"]
-    assert (search["weights"], search["trials"], search["folds"]) == ("x", 12, 1)
+    assert (search["weights"], search["trials"], search["folds"]) == ("x", TRIALS, 1)
     assert (search["accuracy"], search["default_accuracy"]) == (0.7, 0.6)
     write_trials(tmp_path / "trials.csv", found.outcomes)
     with (tmp_path / "trials.csv").open() as file:

@@ -90,16 +90,23 @@ def test_sizes_are_about_the_default():
     assert sizes(64) == [64]
 
 
+def test_epochs_of_the_head_are_about_the_default():
+    for given, tried in ((20, [10, 20, 40]), (1, [1, 2])):
+        hp, chosen = asked(defaults=Choices(head_epochs=given))
+        (choice,) = (one for one in hp.space if one.name == "head_epochs")
+        assert (choice.values, chosen.head_epochs) == (tried, given)
+
+
 def test_an_unknown_head_is_refused():
     with pytest.raises(ValueError, match="'linear' is not one of fc, pooled, bilinear"):
         asked(("linear",))
 
 
 def test_what_was_stored_for_some_settings_serves_others():
-    def settings(views, *random, size=256, head="pooled"):
+    def settings(views, *random, size=256, crop="centre", head="pooled"):
         named = dict(zip(("augmentation", "strength"), random, strict=False))
         sized = {} if size is None else {"image_size": size}
-        return {"head": head, **sized, "views": views, **named}
+        return {"head": head, **sized, "crop": crop, "views": views, **named}
 
     four = settings(4, "gentle", 1.0, head="bilinear")
     for views in ([1], [2], [3, "gentle", 1.0], [4, "gentle", 1.0]):
@@ -109,14 +116,15 @@ def test_what_was_stored_for_some_settings_serves_others():
     assert not sees_no_more(four, settings(3, "gentle", 1.0))
     assert not sees_no_more(settings(2), settings(1))
     assert not sees_no_more(settings(1, size=224), four)
+    assert not sees_no_more(settings(1, crop="whole"), four)
     own = settings(2, size=None, head="fc")
     assert sees_no_more(settings(1, size=None, head="fc"), own)
     assert not sees_no_more(settings(1), own) and not sees_no_more(own, four)
 
 
-def test_a_net_is_its_head_cut_and_size():
+def test_a_net_is_its_head_cut_size_and_crop():
     hp, _ = asked(**{"cut:bilinear": "conv4"})
     # As a worker's trial has them: with what its conditions rule out.
     values = {**hp.values, "cut:pooled": "conv3"}
-    assert net_of(values) == net_of(plain(hp)) == ("bilinear", "conv4", 256)
-    assert net_of({"head": "fc"}) == ("fc", None, None)
+    assert net_of(values) == net_of(plain(hp)) == ("bilinear", "conv4", 256, "centre")
+    assert net_of({"head": "fc", "crop": "whole"}) == ("fc", None, None, "whole")
