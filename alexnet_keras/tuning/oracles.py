@@ -40,8 +40,8 @@ REDRAWN = 100
 
 #: of a Bayesian search's trials, so many are random: one in
 RANDOM_EVERY = 3
-#: settings that it looks at for a proposal; half of them change this share of the choices of one of
-#: so many of the best trials
+#: settings that it looks at for a proposal; half of them change this share of the choices of the
+#: default, or of one of so many of the best trials
 CANDIDATES, CHANGED_SHARE, PARENTS = 300, 0.25, 5
 #: of the fit of its process
 RESTARTS = 4
@@ -110,7 +110,7 @@ class _Timed:
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         if not self.trials:
-            return {"status": "RUNNING", "values": self._default_values()}
+            return _running(self._default_values())
         return super().populate_space(trial_id)
 
     def _affordable(self) -> list[dict[str, Any]] | None:
@@ -213,8 +213,10 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
 
     keras-tuner's own looks for the best place along slopes, from 50 starts: in some twenty choices
     that takes 5 to 15 s a proposal, and what it finds may break conditions. This asks its process
-    about settings drawn at random and about such as change some of the best trials' choices, all at
-    once. One trial in `RANDOM_EVERY` is random.
+    about settings drawn at random and about such as change some of the best trials' choices, or of
+    the default's, all at once. One trial in `RANDOM_EVERY` is random, and so are the first. Every
+    other one of these changes some of the default's choices: as a whole they are good, whatever the
+    photographs, and few settings are that are drawn from everywhere.
     """
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -222,10 +224,11 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
         random_turn = len(self.trials) % RANDOM_EVERY == 0
         if not self.trials:
             return super().populate_space(trial_id)
-        if len(completed) < self.num_initial_points or random_turn:
-            return self._random_populate_space()
         # keras-tuner's own is not kept over a kill, after which other settings would be proposed.
         self._random_state = np.random.RandomState(self._seed_state)
+        if len(completed) < self.num_initial_points or random_turn:
+            near = self._near_default() if len(self.trials) % 2 else None
+            return self._random_populate_space() if near is None else _running(near)
         with warnings.catch_warnings():
             # Of a length scale at the end of its range, where scores are little but noise.
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -241,7 +244,7 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
             np.array([self._vector(one) for one in candidates]), return_std=True
         )
         best = int(np.argmin(mean - self.beta * deviation))  # scores are negated there
-        return {"status": "RUNNING", "values": candidates[best]}
+        return _running(candidates[best])
 
     def _make_gpr(self) -> Any:
         return super()._make_gpr().set_params(n_restarts_optimizer=RESTARTS)
@@ -251,9 +254,10 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
 
         Nor has a frozen net whose convolutions were then not worth training.
         """
-        tried = {_rounded(one.hyperparameters.values) for one in self.trials.values()}
+        tried = self._tried()
         ranked = sorted(completed, key=lambda one: one.score, reverse=True)
         good, others = _of_other_nets(ranked)[:PARENTS], ranked[PARENTS:]
+        parents = [*(one.hyperparameters.values for one in good), self._default_values()]
         in_vain = {
             _frozen(one.hyperparameters.values)
             for one in completed
@@ -265,10 +269,8 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
             if values is None:
                 break
             if number % 2:
-                parent = good[self._random_state.randint(len(good))].hyperparameters.values
+                parent = parents[self._random_state.randint(len(parents))]
                 values = self._changed(parent, values)
-                if not self._is_affordable(values):
-                    values = self._seeing(values, parent)
             if not self._is_affordable(values):
                 continue
             if _rounded(values) not in tried and _frozen(values) not in in_vain:
@@ -279,8 +281,25 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
         outcome = read_outcome(Path(self._get_trial_dir(trial.trial_id)))
         return None if outcome is None else outcome.went_on
 
+    def _near_default(self) -> dict[str, Any] | None:
+        """The default with some choices changed; `None` if all such were tried, or nearly all."""
+        tried = self._tried()
+        for _ in range(REDRAWN):
+            if (drawn := self._random_values()) is None:
+                break
+            values = self._changed(self._default_values(), drawn)
+            if self._is_affordable(values) and _rounded(values) not in tried:
+                return values
+        return None
+
+    def _tried(self) -> set[frozenset[tuple[str, Any]]]:
+        return {_rounded(one.hyperparameters.values) for one in self.trials.values()}
+
     def _changed(self, values: dict[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
-        """`values` with some choices in the place of which others were drawn."""
+        """`values` with some choices in the place of which others were drawn.
+
+        Where that would be more to see than there is time for, it sees what `values` did.
+        """
 
         def choose(one: Any) -> Any:
             stays = one.name in values and self._random_state.uniform() > CHANGED_SHARE
@@ -292,7 +311,8 @@ class BayesianSearch(_Timed, BayesianOptimizationOracle):
                 value = one.random_sample(self._seed_state)
             return value
 
-        return self._values(choose)
+        changed = self._values(choose)
+        return changed if self._is_affordable(changed) else self._seeing(changed, values)
 
     def _vector(self, values: dict[str, Any]) -> list[float]:
         """As `_vectorize_trials` has a trial: 0..1 for each choice, its default if not active."""
@@ -339,6 +359,11 @@ def make_oracle(
     oracle.proposing, oracle.begun = threading.Lock(), {}
     oracle.verbose = 0
     return oracle
+
+
+def _running(values: dict[str, Any]) -> dict[str, Any]:
+    """A proposal, as keras-tuner has it."""
+    return {"status": "RUNNING", "values": values}
 
 
 def _of_other_nets(ranked: Sequence[trial_module.Trial]) -> list[trial_module.Trial]:

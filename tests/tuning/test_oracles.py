@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_keras.tuning import SEARCHES, Outcome, read_outcomes
-from alexnet_keras.tuning.oracles import PARENTS, _frozen, _rounded
+from alexnet_keras.tuning.oracles import PARENTS, RANDOM_FIRST, _frozen, _rounded
 from alexnet_keras.tuning.space import net_of, sees_no_more
 from small_search import tuner
 
@@ -55,6 +55,19 @@ def test_bayesian_search_finds_the_better_half(quick, tmp_path):
     assert sum(proposed) > 0.8 * len(proposed)
 
 
+def test_bayesian_search_begins_about_the_default_and_elsewhere(quick, tmp_path):
+    """Settings drawn from everywhere differ from it in all; few of them are any good."""
+    made, _, ended = tuner(quick, tmp_path / "s", search="bayesian", trials=RANDOM_FIRST)
+    made.search()
+    default, *later = (one.settings for one in ended)
+    changed = [
+        sum(one[name] != value for name, value in default.items() if name in one) for one in later
+    ]
+    about, elsewhere = changed[0::2], changed[1::2]
+    assert max(about) <= 7 < np.mean(elsewhere) and np.mean(about) < 5
+    assert len({json.dumps(one, sort_keys=True) for one in later}) == len(later)
+
+
 def test_bayesian_search_does_not_stay_in_one_place(quick, tmp_path):
     made, oracle, _ = tuner(quick, tmp_path / "s", search="bayesian", trials=25)
     made.search()
@@ -80,6 +93,9 @@ def test_bayesian_search_changes_the_best_of_several_nets(quick, tmp_path, monke
     monkeypatch.setattr(type(oracle), "_went_on", lambda self, trial: None)
     for _ in range(5):
         oracle._candidates(list(oracle.trials.values()))
+    default = oracle._default_values()
+    assert default in parents
+    parents = [values for values in parents if values != default]
     nets = {net_of(values) for values in parents}
     assert len(nets) == len({json.dumps(values, sort_keys=True) for values in parents}) == PARENTS
     scores = {net: [] for net in nets}
