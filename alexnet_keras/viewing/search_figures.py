@@ -25,6 +25,8 @@ from alexnet_keras.viewing.figures import (
 
 _WIDE, _HIGH = 1040, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 60, 46, 296
+#: how wide one of a tick's label is, about
+_CHARACTER = 5.7
 #: of more distinct numbers than this an axis shows the ends only
 _MOST_TICKS = 6
 #: the best share of trials is drawn strong
@@ -71,15 +73,15 @@ class _Axis:
         )
         return (value - low) / (high - low)
 
-    @property
-    def ticks(self) -> dict[str, float]:
+    def ticks(self, most: int) -> list[tuple[str, float]]:
+        """Labels of so many characters, and where they are."""
         if self.places is not None:
-            return {_short(value): place for value, place in self.places.items()}
+            return [(_short(value, most), place) for value, place in self.places.items()]
         percent = self.name == _ACCURACY
-        return {
-            (f"{100 * self.low:.1f}%" if percent else f"{self.low:.3g}"): 0.0,
-            (f"{100 * self.high:.1f}%" if percent else f"{self.high:.3g}"): 1.0,
-        }
+        return [
+            (f"{100 * end:.1f}%" if percent else f"{end:.3g}", place)
+            for end, place in ((self.low, 0.0), (self.high, 1.0))
+        ]
 
 
 def parallel_coordinates(trials: Sequence[TrialLine], names: Sequence[str]) -> Markup:
@@ -121,7 +123,8 @@ def parallel_coordinates(trials: Sequence[TrialLine], names: Sequence[str]) -> M
         *dark,
     ]
     for number, (x, axis) in enumerate(zip(across, axes, strict=True)):
-        parts.append(_drawn(axis, x, number % 2 == 1))
+        # The last has all the room that it needs, and needs little.
+        parts.append(_drawn(axis, x, number % 2 == 1, int((step - 8) / _CHARACTER)))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
@@ -179,7 +182,7 @@ def _height(place: float | None) -> float:
     return _BOTTOM + 22 if place is None else _BOTTOM - place * (_BOTTOM - _TOP)
 
 
-def _drawn(axis: _Axis, x: float, lower: bool) -> Markup:
+def _drawn(axis: _Axis, x: float, lower: bool, most: int) -> Markup:
     parts = [
         Markup('<line x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(round(x, 1), _TOP, _BOTTOM),
         # In two rows, so that names have room.
@@ -187,7 +190,7 @@ def _drawn(axis: _Axis, x: float, lower: bool) -> Markup:
             round(x, 1), 28 if lower else 12, axis.name.replace("_", " ")
         ),
     ]
-    for label, place in axis.ticks.items():
+    for label, place in axis.ticks(most):
         parts.append(
             Markup('<text class="tick" x="{}" y="{}" dy=".35em">{}</text>').format(
                 round(x + 5, 1), round(_height(place), 1), label
@@ -201,6 +204,6 @@ def _told(trial: TrialLine) -> str:
     return f"trial {trial.name}: {100 * trial.accuracy:.1f}%; {chosen}"
 
 
-def _short(value: Any, most: int = 10) -> str:
+def _short(value: Any, most: int) -> str:
     text = f"{value:.3g}" if isinstance(value, float) else printable(str(value))
     return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
