@@ -216,7 +216,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         return {**told, "storing_seconds": storing, **found}
 
     def bank(self, image_size: int, crop: str) -> FeatureBank:
-        """What frozen convolutions give at one size, for all heads."""
+        """What frozen convolutions give at one size and crop, for all heads."""
         key = image_size, crop
         if key not in self._banks:
             readings = build_readings(image_size=image_size, crop=crop, **self._source)

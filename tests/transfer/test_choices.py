@@ -21,6 +21,7 @@ def test_they_survive_json():
     [
         ({"colour": "red"}, "no setting 'colour'; the settings are head, cut"),
         ({"head": "linear"}, "head is 'linear'; give auto or fc or pooled or bilinear"),
+        ({"crop": "top"}, "crop is 'top'; give centre or whole"),
         ({"augmentation": None}, "augmentation is None; give alexnet2012"),
         ({"schedule": "up"}, "schedule is 'up'; give cosine or linear or constant"),
         ({"views": 0}, "views is 0; give a whole number from 1 on"),

@@ -53,14 +53,8 @@ def scored(model, monkeypatch, folds):
 
 def searched(model, folder, **options):
     said = []
-    given = {
-        "seconds": 600,
-        "most_trials": TRIALS,
-        "search": "random",
-        "say": said.append,
-        **options,
-    }
-    return search_settings(model, model.folds, folder, **given), said
+    given = {"seconds": 600, "most_trials": TRIALS, "search": "random", **options}
+    return search_settings(model, model.folds, folder, say=said.append, **given), said
 
 
 def test_the_best_on_all_folds_is_found(scored, tmp_path):
