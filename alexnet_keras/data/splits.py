@@ -20,7 +20,7 @@ class Splits:
 
     Attributes:
         train: what the net learns from.
-        stopping: watched while training, to stop early and to keep the best weights.
+        stopping: watched while training, to keep the best weights and, where asked, to stop early.
         validation: no choice sees it; the reported figures come from it.
         dealt: what `folds` deals anew, where `split` made these parts.
     """

@@ -52,8 +52,9 @@ class Settings:
         seed: order, augmentation and views are keyed by it.
         views: views of each photograph that a phase on frozen layers trains on; see
             `stored_views`.
-        patience: a phase ends when this share of its epochs brought no new best loss on the
-            early-stopping part.
+        patience: a phase ends when this share of its epochs in a row brought no new best loss on
+            the early-stopping part; at 1 none ends early. Less saves time and ends a phase with
+            large rates before they have fallen, which is when such a phase becomes good.
         label_smoothing: share of the target probability spread over all classes.
         precision: what feature maps are computed in while training, a key of
             `training.precision.POLICIES` other than float16, whose small gradients would be lost.
@@ -72,7 +73,7 @@ class Settings:
     batch_size: int = 64
     seed: int = 0
     views: int = 4
-    patience: float = 0.4
+    patience: float = 1.0
     label_smoothing: float = 0.1
     precision: str = "float32"
     schedule: str = "cosine"

@@ -31,7 +31,7 @@ class Phase:
         name: for the console, the history and the report.
         rates: the largest learning rate of each trained layer, by name, in the net's order. All
             other layers are frozen.
-        epochs: the most passes over the training part; early stopping may end it sooner.
+        epochs: the most passes over the training part; `Settings.patience` may end it sooner.
         optimizer: a key of `training.optimizers.OPTIMIZERS`.
         views: views of each photograph, where it is trained on stored outputs; `None` leaves it to
             `Settings.views`.

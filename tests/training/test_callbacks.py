@@ -71,6 +71,14 @@ def test_the_best_weights_of_all_phases_come_back(model):
     assert all((w == 2).all() for w in model.get_weights())
 
 
+def test_with_a_patience_of_one_no_phase_ends_early(model):
+    keeper = KeepBest(model, patience=1)
+    worse = [(number, 1.0 + number) for number in range(2, 9)]
+    assert feed(keeper, model, [(1, 1.0), *worse]) is None
+    assert feed(keeper, model, [(9, math.nan), *worse[:-1]]) is None  # as after another phase
+    assert (keeper.best, keeper.best_epoch) == (1.0, 1)
+
+
 def test_a_loss_that_is_no_number_is_never_the_best(model):
     keeper = KeepBest(model, patience=0.25)
     feed(keeper, model, [(1, 1.0), (2, math.nan)])

@@ -486,15 +486,15 @@ def test_two_processes_at_once_download_a_file_once(host, row, child, tmp_path):
 
 def test_whoever_waits_goes_on_when_the_download_waited_for_is_thrown_away(host, row, tmp_path):
     host.hold_after, host.content = 100_000, OTHER
-    outcomes = []
+    outcomes = {}  # by name: whoever waited may be done before the other one has told of its end
 
-    def get():
+    def get(who):
         try:
-            outcomes.append(fetch(row, cache_dir=tmp_path, verbose=False))
+            outcomes[who] = fetch(row, cache_dir=tmp_path, verbose=False)
         except UserError:
-            outcomes.append("refused")
+            outcomes[who] = "refused"
 
-    first, second = threading.Thread(target=get), threading.Thread(target=get)
+    first, second = (threading.Thread(target=get, args=(who,)) for who in ("first", "second"))
     first.start()
     assert host.holds.wait(60)
     second.start()
@@ -503,8 +503,8 @@ def test_whoever_waits_goes_on_when_the_download_waited_for_is_thrown_away(host,
     host.go_on.set()
     first.join(60)
     second.join(60)
-    assert outcomes == ["refused", tmp_path / "weights.bin"]
-    assert outcomes[1].read_bytes() == CONTENT
+    assert outcomes == {"first": "refused", "second": tmp_path / "weights.bin"}
+    assert outcomes["second"].read_bytes() == CONTENT
     assert left_in(tmp_path) == ["weights.bin"]
 
 
