@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 
 from alexnet_keras.data.augmentation import Augmentation, CentreCrop
@@ -67,7 +69,11 @@ def shuffled_steps(count: int, batch_size: int, seed: int, first_epoch: int = 0)
 
 
 def fixed_views(
-    asked: Sequence[tuple[Examples, View]], *, image_size: int, batch_size: int
+    asked: Sequence[tuple[Examples, View]],
+    *,
+    image_size: int,
+    batch_size: int,
+    choose: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> tf.data.Dataset:
     """One view of each of some examples, then another of the same or of others, and so on.
 
@@ -76,6 +82,8 @@ def fixed_views(
     Args:
         asked: examples, and what is to be seen of each; the seed of a view comes from the image's
             bytes alone.
+        choose: which examples of a part are to be seen after all, asked shortly before they are
+            read: from the part's number in `asked` and int64 indices to some of these.
 
     Yields:
         float32 (batch, image_size, image_size, 3) in 0..255; string (batch,), SHA-256 of the bytes
@@ -87,11 +95,16 @@ def fixed_views(
 
     def encoded(number: int) -> tf.data.Dataset:
         examples, _ = asked[number]
-        load = loads[id(examples)]
-        return _mapped(
-            tf.data.Dataset.range(len(examples)),
-            lambda index: (load(index), tf.constant(number, tf.int64)),
-        )
+        load, indices = loads[id(examples)], tf.data.Dataset.range(len(examples))
+        if choose is not None:
+            chosen = partial(choose, number)
+            indices = indices.batch(batch_size).map(
+                lambda some: tf.ensure_shape(
+                    tf.numpy_function(chosen, [some], tf.int64, stateful=True), [None]
+                )
+            )
+            indices = indices.unbatch()
+        return _mapped(indices, lambda index: (load(index), tf.constant(number, tf.int64)))
 
     def view(encoded: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         digest = tf.numpy_function(lambda read: sha256(read).digest(), [encoded], tf.string)

@@ -25,6 +25,7 @@ from typing import BinaryIO
 import numpy as np
 
 from alexnet_keras.errors import UserError
+from alexnet_keras.transfer.claims import Claims
 
 #: the most bytes that all sets take together
 MOST_BYTES = 8 * 2**30
@@ -163,7 +164,7 @@ class FeatureCache:
         except BlockingIOError:
             return False
         with lock:
-            for name in (f"{path}-wal", f"{path}-shm", path, _lock_path(path)):
+            for name in (f"{path}-wal", f"{path}-shm", path, _claims_path(path), _lock_path(path)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name)
         return True
@@ -203,8 +204,9 @@ class FeatureSet:
         self.shape = shape
         self._memory = memory or _Memory(0)
         self._lock = _lock(path, fcntl.LOCK_SH)
-        self._reading = threading.Lock()  # training reads ahead while validation reads
+        self._using = threading.Lock()  # training reads ahead while validation reads
         try:
+            self._claims = Claims(_claims_path(path))
             self._database, self._identity = _connected(path, shape, description)
         except BaseException:
             self._lock.close()
@@ -220,15 +222,29 @@ class FeatureSet:
         """Lets go of the set, which may be dropped from now on."""
         # A dataset that training has left behind may still read ahead, in a thread of its own:
         # it is answered to its end, or finds the set closed, which is an error and no crash.
-        with self._reading:
+        with self._using:
             self._database.close()
+        self._claims.close()
         self._lock.close()
 
     def rows(self, keys: Sequence[bytes]) -> np.ndarray:
         """Where the outputs of `keys` are, int64 (keys,); -1 for those that are not stored."""
         find = "SELECT row FROM outputs WHERE key = ?"
         found = (self._database.execute(find, (key,)).fetchone() for key in keys)
-        return np.fromiter((-1 if row is None else row[0] for row in found), np.int64, len(keys))
+        rows = (-1 if row is None else row[0] for row in found)
+        with self._using:
+            return np.fromiter(rows, np.int64, len(keys))
+
+    def claim(self, keys: Sequence[bytes]) -> np.ndarray:
+        """Which of `keys` this process is to store, bool (keys,); the others another one is at.
+
+        What is claimed is to be released, once it is stored; closing the set does it too.
+        """
+        return self._claims.take(keys)
+
+    def release(self, keys: Sequence[bytes] | None = None) -> None:
+        """Gives up claims, or all."""
+        self._claims.release(keys)
 
     def add(self, keys: Sequence[bytes], outputs: np.ndarray) -> None:
         """Stores outputs (keys, *shape) as float16, all or none. A key that is there stays.
@@ -240,7 +256,7 @@ class FeatureSet:
         if outputs.shape != (len(keys), *self.shape):
             raise ValueError(f"{len(keys)} outputs of {self.shape} expected, not {outputs.shape}.")
         try:
-            with self._database:
+            with self._using, self._database:
                 self._database.executemany(
                     "INSERT OR IGNORE INTO outputs (key, value) VALUES (?, ?)",
                     ((key, output.tobytes()) for key, output in zip(keys, outputs, strict=True)),
@@ -252,7 +268,7 @@ class FeatureSet:
         """The outputs in `rows`, float16 (rows, *shape)."""
         outputs = np.empty((len(rows), *self.shape), np.float16)
         find = "SELECT value FROM outputs WHERE row = ?"
-        with self._reading:
+        with self._using:
             for output, row in zip(outputs, rows.tolist(), strict=True):
                 known = self._memory.get(self._identity, row)
                 if known is None:
@@ -361,6 +377,10 @@ def _is_damaged(error: sqlite3.DatabaseError) -> bool:
 def _lock_path(path: Path) -> Path:
     # Not the set's own file: closing any handle of that would lose SQLite's locks on it.
     return path.with_suffix(".lock")
+
+
+def _claims_path(path: Path) -> Path:
+    return path.with_suffix(".claims")
 
 
 def _lock(path: Path, kind: int) -> BinaryIO:

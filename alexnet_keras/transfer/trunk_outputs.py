@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import keras
@@ -19,6 +21,8 @@ from alexnet_keras.transfer.feature_cache import FeatureCache, FeatureSet, store
 
 #: keys made at a time: all of a million images would be some hundred megabytes
 CHUNK = 8192
+#: seconds between two looks at what other processes have stored, and until they are not waited for
+PAUSE, PATIENCE = 0.1, 60.0
 
 
 class TrunkOutputs:
@@ -105,14 +109,14 @@ class TrunkOutputs:
         if bar is not None:
             bar.add(int(sum((found >= 0).sum() for found in rows)))
         wanted = [number for number in range(there) if len(missing[number])]
-        parts: list[tuple[Examples, View]] = []
+        parts: list[_Part] = []
         for number in wanted:
             examples, view = asked[number]
             again = parts and examples is asked[number - 1][0]
             if again and np.array_equal(missing[number], missing[number - 1]):
-                parts.append((parts[-1][0], view))  # a million names need not be there twice
+                parts.append(replace(parts[-1], view=view))  # not a million names twice
             else:
-                parts.append((examples.select(missing[number]), view))
+                parts.append(_Part(examples, view, digests[number]).select(missing[number]))
         filled = self._compute(parts, sets, bar)
         for number in wanted:
             examples, view = asked[number]
@@ -179,7 +183,7 @@ class TrunkOutputs:
         for first in range(0, len(digests), CHUNK):
             some = slice(first, first + CHUNK)
             rows[some] = self._stored.rows(
-                [self._key(view, digest.tobytes()) for digest in digests[some]]
+                [_key(view, digest.tobytes()) for digest in digests[some]]
             )
         return rows
 
@@ -194,32 +198,122 @@ class TrunkOutputs:
         return int((sizes[0] * np.cumsum(missing) <= room).sum()), self._sets[:1]
 
     def _compute(
-        self,
-        asked: Sequence[tuple[Examples, View]],
-        sets: Sequence[FeatureSet],
-        bar: keras.utils.Progbar | None,
+        self, parts: Sequence[_Part], sets: Sequence[FeatureSet], bar: keras.utils.Progbar | None
     ) -> bool:
-        """Stores what is asked for, one after the other; False if the disk is full before."""
-        if not asked:
-            return True
-        batches = fixed_views(asked, image_size=self._image_size, batch_size=self._batch_size)
-        for images, digests, numbers in batches:
-            keys = [
-                self._key(asked[number][1], digest)
-                for number, digest in zip(numbers.numpy(), digests.numpy(), strict=True)
-            ]
-            # The prefixes first: whoever finds an output of the trunk need not look for theirs.
-            for stored, outputs in reversed(list(zip(sets, self._run(images), strict=False))):
-                try:
-                    stored.add(keys, outputs.numpy())
-                except OSError:
-                    return False
-            if bar is not None:
-                bar.add(len(keys))
+        """Stores what is asked for, one after the other; False if the disk is full before.
+
+        What other processes are about to store is left to them, and waited for.
+        """
+        to_store, heeding = sum(len(part) for part in parts), True
+        while parts:
+            others: list[_Part] = []
+            try:
+                for keys, outputs in self._batches(parts, others, heeding):
+                    if not _added(sets, keys, outputs):
+                        return False
+                    self._stored.release(keys)
+                    to_store -= len(keys)
+                    if bar is not None:
+                        bar.add(len(keys))
+            finally:
+                self._stored.release()  # as well of what was not stored
+            parts, heeding = self._left_by(others, bar)
+        if bar is not None:
+            bar.add(to_store)
         return True
 
-    def _key(self, view: View, digest: bytes) -> bytes:
-        return hashlib.sha256(repr(view).encode() + digest).digest()
+    def _batches(
+        self, parts: Sequence[_Part], others: list[_Part], heeding: bool
+    ) -> Iterator[tuple[list[bytes], list[tf.Tensor]]]:
+        """Keys and outputs of what no other process is at, which is claimed; the rest is added to
+        `others`. Without `heeding` it does not matter who is at it.
+        """
+
+        def choose(number: int, indices: np.ndarray) -> np.ndarray:
+            part = parts[number].select(indices)
+            keys = part.keys()
+            ours = self._stored.claim(keys) | (not heeding)
+            if not ours.all():
+                others.append(part.select(np.flatnonzero(~ours)))
+            # In this order: what nobody else is at any more may be there by now.
+            missing = ours & (self._stored.rows(keys) < 0)
+            self._stored.release([keys[place] for place in np.flatnonzero(ours & ~missing)])
+            return indices[missing]
+
+        batches = fixed_views(
+            [(part.examples, part.view) for part in parts],
+            image_size=self._image_size,
+            batch_size=self._batch_size,
+            choose=choose,
+        )
+        for images, digests, numbers in batches:
+            views = [parts[number].view for number in numbers.numpy()]
+            keys = [_key(*one) for one in zip(views, digests.numpy(), strict=True)]
+            yield keys, self._run(images)
+
+    def _left_by(
+        self, others: Sequence[_Part], bar: keras.utils.Progbar | None
+    ) -> tuple[list[_Part], bool]:
+        """Waits for what other processes are at.
+
+        Returns:
+            What there is to do, if any of it is not stored and nobody is at it any more, or they
+            come to nothing; and whether to heed them.
+        """
+        parts, patient_until = list(others), time.monotonic() + PATIENCE
+        while parts:
+            left, abandoned = [], False
+            for part in parts:
+                keys = part.keys()
+                free = self._stored.claim(keys)
+                self._stored.release([keys[place] for place in np.flatnonzero(free)])
+                missing = self._stored.rows(keys) < 0
+                abandoned = abandoned or bool((free & missing).any())
+                if missing.any():
+                    left.append(part.select(np.flatnonzero(missing)))
+            if sum(map(len, left)) < sum(map(len, parts)):
+                patient_until = time.monotonic() + PATIENCE
+            parts, impatient = left, time.monotonic() > patient_until
+            if abandoned or impatient:
+                return parts, not impatient
+            if parts:
+                time.sleep(PAUSE)
+                if bar is not None:
+                    bar.add(0)
+        return [], True
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A view of some examples, and their `Contents.digests`."""
+
+    examples: Examples
+    view: View
+    digests: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def select(self, indices: np.ndarray) -> _Part:
+        return _Part(self.examples.select(indices), self.view, self.digests[indices])
+
+    def keys(self) -> list[bytes]:
+        return [_key(self.view, digest.tobytes()) for digest in self.digests]
+
+
+def _added(sets: Sequence[FeatureSet], keys: list[bytes], outputs: list[tf.Tensor]) -> bool:
+    """Whether there was room."""
+    # The prefixes first: whoever finds an output of the trunk need not look for theirs.
+    for stored, some in reversed(list(zip(sets, outputs, strict=False))):
+        try:
+            stored.add(keys, some.numpy())
+        except OSError:
+            return False
+    return True
+
+
+def _key(view: View, digest: bytes) -> bytes:
+    return hashlib.sha256(repr(view).encode() + digest).digest()
 
 
 def in_half(trunk: keras.Model) -> Callable[[tf.Tensor], list[tf.Tensor]]:

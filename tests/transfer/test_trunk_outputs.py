@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,6 +19,7 @@ from alexnet_keras import UserError
 from alexnet_keras.data import AUGMENTATIONS, CentreView, Examples, RandomView
 from alexnet_keras.training import computing_in
 from alexnet_keras.transfer import FeatureCache
+from alexnet_keras.transfer import trunk_outputs as module
 from alexnet_keras.transfer.trunk_outputs import TrunkOutputs, trunk_fingerprint
 
 CENTRE = CentreView(256 / 224)
@@ -220,6 +226,110 @@ def test_parts_of_a_set_are_asked_for_together_and_the_first_goes_first(cache, e
         np.testing.assert_array_equal(given, wanted)
     (only,) = cache.sets()
     assert only.outputs == 11
+
+
+WORKER = """
+import json, sys, time
+from pathlib import Path
+import keras
+import numpy as np
+from alexnet_keras.data import AUGMENTATIONS, Examples, RandomView
+from alexnet_keras.transfer import FeatureCache
+from alexnet_keras.transfer.trunk_outputs import TrunkOutputs, in_half
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+paths = sorted(folder.glob("*.png"))
+labels = np.zeros(len(paths), int)
+examples = Examples("noise", ("a", "b"), [path.name for path in paths], labels, paths)
+trunk = keras.models.load_model(folder / "trunk.keras")
+run, computed = in_half(trunk), []
+
+def slow(images):
+    computed.append(len(images))
+    (folder / f"{name}.began").touch()
+    while len(list(folder.glob("*.began"))) < 2:  # then each is at a batch of its own
+        time.sleep(0.01)
+    time.sleep(0.05)
+    return run(images)
+
+with TrunkOutputs(trunk, FeatureCache(folder / "cache"), 4, run=slow) as outputs:
+    views = [RandomView(AUGMENTATIONS["inception"](), number) for number in range(3)]
+    rows = outputs.rows([(examples, view) for view in views])
+print(json.dumps([sum(computed), np.array(rows).min().item()]))
+"""
+
+
+def test_two_processes_that_need_the_same_compute_half_of_it_each(tmp_path):
+    photographs(tmp_path, 40)
+    trunk().save(tmp_path / "trunk.keras")
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path), name], stdout=subprocess.PIPE, text=True
+        )
+        for name in ("one", "other")
+    ]
+    (own, row), (theirs, their_row) = (
+        json.loads(process.communicate(timeout=240)[0]) for process in both
+    )
+    assert own + theirs == 120
+    assert min(own, theirs) >= 20
+    assert row >= 0 and their_row >= 0
+
+
+class TestWhatAnotherProcessIsAt:
+    @pytest.fixture
+    def keys(self, examples):
+        """Of the first five photographs."""
+        digests = examples.contents.digests()[:5]
+        return [module._key(CENTRE, digest.tobytes()) for digest in digests]
+
+    @pytest.fixture
+    def other(self, cache, keys, claimer):
+        """A process that is to compute the first five, and does not."""
+        cache.folder.mkdir()
+        return claimer(cache.folder / f"{trunk_fingerprint(trunk())}.claims", keys)
+
+    @pytest.fixture
+    def asked(self, examples, cache):
+        """What comes of asking for all, in a thread."""
+        with ThreadPoolExecutor(1) as pool:
+            yield pool.submit(outputs_of, trunk(), examples, [CENTRE], cache)
+
+    def stored(self, cache):
+        return sum(entry.outputs for entry in cache.sets())
+
+    def wait_for_ours(self, cache):
+        for _ in range(600):
+            if self.stored(cache) == 4:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{self.stored(cache)} stored, not 4")
+
+    def test_is_left_to_it(self, examples, cache, keys, other, asked):
+        self.wait_for_ours(cache)
+        time.sleep(0.3)
+        assert not asked.done()
+        with cache.open(trunk_fingerprint(trunk()), (4,), "") as theirs:
+            theirs.add(keys, np.zeros((5, 4)))
+        stored, rows = asked.result(60)
+        assert (stored[0, :5] == 0).all() and (stored[0, 5:] != 0).any(axis=1).all()
+        assert rows.min() >= 0
+
+    def test_is_taken_over_where_it_is_gone(self, examples, cache, keys, other, asked, tmp_path):
+        self.wait_for_ours(cache)
+        other.kill()
+        stored, _ = asked.result(60)
+        expected, _ = outputs_of(trunk(), examples, [CENTRE], FeatureCache(tmp_path / "own"))
+        np.testing.assert_array_equal(stored, expected)
+
+    def test_is_taken_over_where_nothing_comes_of_it(
+        self, examples, cache, keys, other, monkeypatch, tmp_path
+    ):
+        monkeypatch.setattr(module, "PATIENCE", 0.3)
+        stored, _ = outputs_of(trunk(), examples, [CENTRE], cache)
+        assert other.poll() is None
+        expected, _ = outputs_of(trunk(), examples, [CENTRE], FeatureCache(tmp_path / "own"))
+        np.testing.assert_array_equal(stored, expected)
 
 
 def test_batches_give_each_example_once_an_epoch_in_one_of_its_views(examples, cache):
