@@ -264,9 +264,10 @@ class FeatureSet:
         except sqlite3.OperationalError as error:
             raise OSError(f"outputs cannot be stored ({error})") from error
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """The outputs in `rows`, float16 (rows, *shape)."""
-        outputs = np.empty((len(rows), *self.shape), np.float16)
+    def read(self, rows: np.ndarray, part: slice = slice(None)) -> np.ndarray:
+        """The outputs in `rows`, float16 (rows, *shape), or a part of their last axis."""
+        shape = *self.shape[:-1], len(range(*part.indices(self.shape[-1])))
+        outputs = np.empty((len(rows), *shape), np.float16)
         find = "SELECT value FROM outputs WHERE row = ?"
         with self._using:
             for output, row in zip(outputs, rows.tolist(), strict=True):
@@ -275,7 +276,7 @@ class FeatureSet:
                     (value,) = self._database.execute(find, (row,)).fetchone()
                     known = np.frombuffer(value, np.float16).reshape(self.shape)
                     self._memory.add(self._identity, row, known)
-                output[...] = known
+                output[...] = known[..., part]
         return outputs
 
 

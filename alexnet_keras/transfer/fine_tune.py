@@ -35,9 +35,9 @@ from alexnet_keras.transfer.plan import Phase
 from alexnet_keras.transfer.trunk_outputs import TrunkOutputs
 from alexnet_keras.weights import preprocessing_of
 
-#: a model and the first layer to be trained, to the frozen layers before it and those that follow;
-#: `split_model` is one
-Cut = Callable[[keras.Model, str], tuple[keras.Model, keras.Model]]
+#: a model and the first layer to be trained, to the frozen layers before it, those that follow, and
+#: what of the last axis of the former's outputs these take
+Cut = Callable[[keras.Model, str], tuple[keras.Model, keras.Model, slice]]
 #: share of a phase's steps in which the rates rise: sudden full rates tear pretrained layers apart
 WARMUP_SHARE = 0.1
 
@@ -105,7 +105,7 @@ def fine_tune(
     *,
     log: EpochLog,
     cache: FeatureCache,
-    cut: Cut = split_model,
+    cut: Cut = lambda model, first: (*split_model(model, first), slice(None)),
     interrupt: Callable[[], None] = lambda: None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     say: Callable[[str], None] = print,
@@ -188,8 +188,8 @@ def _settings_of(phase: Phase, settings: Settings) -> Settings:
 
 def _cut(
     model: keras.Model, phase: Phase, settings: Settings, cut: Cut
-) -> tuple[keras.Model, keras.Model] | None:
-    """The frozen layers and those that are trained, where the outputs of the former are stored."""
+) -> tuple[keras.Model, keras.Model, slice] | None:
+    """As `cut`, where the outputs of the frozen layers are stored."""
     if phase.epochs < settings.epochs_a_view * settings.views:
         return None
     try:
@@ -266,12 +266,13 @@ class _Run:
         self,
         trunk: keras.Model,
         tail: keras.Model,
+        part: slice,
         later_trunks: Sequence[keras.Model],
         cache: FeatureCache,
         interrupt: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """Trains the tail on the trunk's outputs for a few fixed views."""
+        """Trains the tail on a part of the trunk's outputs for a few fixed views."""
         train, stopping, settings = self.splits.train, self.stopping, self.settings
         centre = CentreView(**preprocessing_of(self.model).geometry)
         views = stored_views(centre, settings)
@@ -288,8 +289,8 @@ class _Run:
             )
             self._fit(
                 tail,
-                outputs.batches(rows, train, settings.batch_size, settings.seed),
-                outputs.in_order(watched, stopping, settings.batch_size),
+                outputs.batches(rows, train, settings.batch_size, settings.seed, part),
+                outputs.in_order(watched, stopping, settings.batch_size, part),
             )
 
     def _fit(self, model: keras.Model, batches: tf.data.Dataset, watched: Any) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 import keras
@@ -130,49 +131,67 @@ class TrunkOutputs:
                 )
         return rows[:there]
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """float16 (rows, *trunk output)."""
-        return self._stored.read(rows)
+    def read(self, rows: np.ndarray, part: slice = slice(None)) -> np.ndarray:
+        """float16 (rows, *trunk output), or a part of their last axis."""
+        return self._stored.read(rows, part)
 
     def batches(
-        self, rows: np.ndarray, examples: Examples, batch_size: int, seed: int
+        self,
+        rows: np.ndarray,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        part: slice = slice(None),
     ) -> tf.data.Dataset:
         """Endless batches of a random view of each example, in a new order each epoch.
 
         Args:
             rows: int64 (views, examples), of these examples.
+            part: of the outputs' last axis, which alone is read.
 
         Yields:
-            float32 (batch, *trunk output) and float32 (batch, classes).
+            float32 (batch, *trunk output), or that part of it, and float32 (batch, classes).
         """
         views, count = rows.shape
 
-        def choose(step: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            view = tf.random.stateless_uniform(
-                [], view_seed(seed, step, index), maxval=views, dtype=tf.int64
+        def choose(steps: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # All of a batch at once: one by one they would take a third of a head's training.
+            drawn = tf.random.stateless_uniform(
+                tf.shape(indices),
+                view_seed(seed, steps[0], indices[0]),
+                maxval=views,
+                dtype=tf.int64,
             )
-            return tf.gather_nd(rows, tf.stack([view, index])), tf.gather(examples.labels, index)
+            chosen = tf.gather_nd(rows, tf.stack([drawn, indices], axis=1))
+            return chosen, tf.gather(examples.labels, indices)
 
         return untuned(
             shuffled_steps(count, batch_size, seed)
-            .map(choose)
             .batch(min(batch_size, count), drop_remainder=True)
-            .map(self._loader(examples))
+            .map(choose)
+            .map(self._loader(examples, part))
             .prefetch(2)
         )
 
-    def in_order(self, rows: np.ndarray, examples: Examples, batch_size: int) -> tf.data.Dataset:
+    def in_order(
+        self,
+        rows: np.ndarray,
+        examples: Examples,
+        batch_size: int,
+        part: slice = slice(None),
+    ) -> tf.data.Dataset:
         """The outputs in `rows` (examples,) and their targets, once, in order; as `batches`."""
         pairs = tf.data.Dataset.from_tensor_slices((rows, examples.labels))
-        return untuned(pairs.batch(batch_size).map(self._loader(examples)).prefetch(2))
+        return untuned(pairs.batch(batch_size).map(self._loader(examples, part)).prefetch(2))
 
-    def _loader(self, examples: Examples) -> Callable[[tf.Tensor, tf.Tensor], tuple]:
+    def _loader(self, examples: Examples, part: slice) -> Callable[[tf.Tensor, tf.Tensor], tuple]:
         """From rows and labels of a batch to outputs and one-hot targets."""
-        classes = len(examples.class_names)
+        classes, read = len(examples.class_names), partial(self.read, part=part)
+        shape = *self._shape[:-1], len(range(*part.indices(self._shape[-1])))
 
         def load(rows: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            outputs = tf.numpy_function(self.read, [rows], tf.float16, stateful=True)
-            outputs = tf.ensure_shape(outputs, (rows.shape[0], *self._shape))
+            outputs = tf.numpy_function(read, [rows], tf.float16, stateful=True)
+            outputs = tf.ensure_shape(outputs, (rows.shape[0], *shape))
             return tf.cast(outputs, tf.float32), tf.one_hot(labels, classes)
 
         return load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import keras
@@ -51,8 +51,11 @@ class FeatureBank:
         """Inside, the bank computes in its precision."""
         return computing_in(self.precision, self.model)
 
-    def cut(self, model: keras.Model, first_trained: str) -> tuple[keras.Model, keras.Model]:
+    def cut(self, model: keras.Model, first_trained: str) -> tuple[keras.Model, keras.Model, slice]:
         """As `split_model`, with the bank in place of a trunk, where the head reads from it.
+
+        Returns:
+            The trunk, the tail, and where in the trunk's outputs that which the tail takes lies.
 
         Raises:
             NothingBelow: as `split_model`.
@@ -64,12 +67,17 @@ class FeatureBank:
         weighted = [layer.name for layer in model.layers if layer.weights]
         above = names.index(first_trained) > max(map(names.index, read), default=len(names))
         if not above or weighted.index(first_trained) == 0:
-            return split_model(model, first_trained)
-        vector = keras.Input(self.model.output_shape[1:], name="bank")
+            return (*split_model(model, first_trained), slice(None))
         stretches = [self._stretches[self._name(name, names)] for name in read]
-        head = keras.Model([model.get_layer(name).output for name in read], model.output)
-        outputs = head.call([vector[:, first:end] for first, end in stretches])
-        return self.model, keras.Model(vector, outputs, name=f"{model.name}_tail")
+        if any(end != first for (_, end), (first, _) in pairwise(stretches)):
+            raise AssertionError(f"{read} do not lie side by side in the bank")
+        # Of several what joins them, which they are as they lie there.
+        tail = keras.Model(
+            model.get_layer("pairs" if len(read) > 1 else read[0]).output,
+            model.output,
+            name=f"{model.name}_tail",
+        )
+        return self.model, tail, slice(stretches[0][0], stretches[-1][1])
 
     def store(
         self,
@@ -84,7 +92,7 @@ class FeatureBank:
             asked: what is needed most first.
             interrupt: called after each batch; may raise.
         """
-        trunk, _ = self.cut(model, first_trained)
+        trunk, _, _ = self.cut(model, first_trained)
         with (
             self.computing(),
             self._outputs(trunk) as outputs,
@@ -99,7 +107,7 @@ class FeatureBank:
         Args:
             mirrored: whether the mean with the mirror images is taken.
         """
-        trunk, tail = self.cut(model, first_trained)
+        trunk, tail, part = self.cut(model, first_trained)
         views = measured_views(CentreView(**preprocessing_of(model).geometry), mirrored)
         with (
             self.computing(),
@@ -111,7 +119,7 @@ class FeatureBank:
                 np.concatenate(
                     [
                         np.asarray(tail(vectors, training=False), np.float64)
-                        for vectors, _ in outputs.in_order(rows, examples, self._batch_size)
+                        for vectors, _ in outputs.in_order(rows, examples, self._batch_size, part)
                     ]
                 )
                 for rows in found

@@ -51,13 +51,14 @@ def test_a_tail_on_the_bank_is_the_classifier(bank, source, choices):
         for layer in found.model.layers
         if layer.weights and layer.name not in found.loaded.loaded
     )
-    trunk, tail = bank.cut(found.model, first)
+    trunk, tail, part = bank.cut(found.model, first)
     assert trunk is bank.model
     pixels = np.random.default_rng(0).uniform(0, 255, (3, SIDE, SIDE, 3)).astype("f4")
-    np.testing.assert_allclose(tail(trunk(pixels)), found.model(pixels), atol=1e-5)
+    np.testing.assert_allclose(tail(trunk(pixels)[:, part]), found.model(pixels), atol=1e-5)
     # The layers themselves, not copies: what the tail learns, the classifier knows.
     assert tail.get_layer("fc8") is found.model.get_layer("fc8")
     assert not [layer for layer in tail.layers if layer.name.startswith("conv")]
+    assert tail.input_shape[1] < trunk.output_shape[1]  # no more is read than the head takes
 
 
 @pytest.mark.parametrize("choices", HEADS[::3])
@@ -92,10 +93,10 @@ def test_heads_of_all_kinds_share_one_set(bank, source, folds, tmp_path):
 
 def test_what_lies_below_the_head_is_cut_as_always(bank, source):
     model = built(source, head="bilinear").model
-    trunk, tail = bank.cut(model, "conv5")
+    trunk, _, part = bank.cut(model, "conv5")
     expected, _ = split_model(model, "conv5")
     assert trunk.output_shape == expected.output_shape
-    assert trunk is not bank.model
+    assert trunk is not bank.model and part == slice(None)
     with pytest.raises(NothingBelow):
         bank.cut(model, "conv1")
     fc = built(source, head="fc").model
