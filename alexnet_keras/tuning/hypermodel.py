@@ -167,7 +167,9 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
         Returns:
             `val_accuracy` and `val_loss`, as `Scores`; `storing_seconds`, in which frozen layers
             were run; and, where convolutions were to be trained, `frozen_accuracy`, before they
-            were, and `thawed`, 1 if they were; and `stopped`, where it was out of time.
+            were, and `thawed`, 1 if they were; where that was begun, `thawing_seconds`, and
+            `too_slow_in`, the seconds allowed where they would not have been enough; and
+            `stopped`, where it was out of time.
 
         Raises:
             UserError: as `fine_tune`.
@@ -203,6 +205,7 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
             scores = run.frozen_scores(frozen)
             found = {"frozen_accuracy": scores.accuracy, "thawed": 0.0} if thawed else {}
             if thawed and not stopped and (allowed := thaws_for(scores.accuracy)):
+                began = time.monotonic()
                 try:
                     if run.train_thawed(thawed, allowed):
                         scores = run.scores()
@@ -210,7 +213,8 @@ class FineTuneHyperModel(keras_tuner.HyperModel):
                 except OutOfTime:
                     stopped = True  # and no time to measure the whole net: what is known counts
                 except TooSlow:
-                    pass
+                    found["too_slow_in"] = allowed
+                found["thawing_seconds"] = time.monotonic() - began
         found |= {"stopped": 1.0} if stopped else {}
         told = {"val_accuracy": scores.accuracy, "val_loss": scores.loss}
         return {**told, "storing_seconds": storing, **found}

@@ -35,6 +35,10 @@ class Outcome:
             stopped.
         frozen_accuracy: before convolutions were trained, where they were to be.
         went_on: whether they were; `None` where they were not to be.
+        thawing: seconds in which convolutions were trained, or it was found that they would take
+            too long.
+        too_slow: where they would, what was asked, `unfreeze` convolutions at `image_size`, and the
+            `seconds` allowed; `None` elsewhere.
         reason: why it failed, or what cut it short.
         began, ended: seconds of the search's time.
         storing: seconds of these in which frozen layers were run, for this trial and others.
@@ -49,6 +53,8 @@ class Outcome:
     loss: float | None = None
     frozen_accuracy: float | None = None
     went_on: bool | None = None
+    thawing: float = 0.0
+    too_slow: dict[str, float] | None = None
     reason: str | None = None
     began: float = 0.0
     ended: float = 0.0

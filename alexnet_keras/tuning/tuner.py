@@ -140,6 +140,12 @@ class FineTuneTuner(BaseTuner):
         began = self.budget.spent
         self._attempt: dict[str, Any] = {
             "trial": trial.trial_id,
+            "asked": {
+                "unfreeze": trial.hyperparameters.values.get("unfreeze", 0),
+                "image_size": trial.hyperparameters.values.get(
+                    "image_size", self.hypermodel.image_size
+                ),
+            },
             "went_on": None,
             "scores": {},
         }
@@ -148,6 +154,7 @@ class FineTuneTuner(BaseTuner):
         def ended(status: str, reason: str | None = None) -> Outcome:
             scores = self._attempt["scores"]
             hp = _done(trial.hyperparameters, self._attempt["went_on"])
+            allowed = scores.get("too_slow_in")
             outcome = Outcome(
                 trial=trial.trial_id,
                 settings=plain(hp),
@@ -156,6 +163,10 @@ class FineTuneTuner(BaseTuner):
                 loss=scores.get("val_loss"),
                 frozen_accuracy=scores.get("frozen_accuracy"),
                 went_on=self._attempt["went_on"],
+                thawing=scores.get("thawing_seconds", 0.0),
+                too_slow=None
+                if allowed is None
+                else {**self._attempt["asked"], "seconds": allowed},
                 reason=reason,
                 began=began,
                 ended=self.budget.spent,
@@ -278,8 +289,14 @@ class FineTuneTuner(BaseTuner):
         if len(before) < LEAST_COMPARED or ahead > BEST_SHARE * len(before):
             return 0.0
         whole = count_processes(before) * (self.budget.spent + self.budget.left())
-        taken = sum(one.ended - one.began for one in before if one.went_on)
-        return max(THAWED_SHARE * whole - taken - self._thawing(), 0.0)
+        taken = sum(one.ended - one.began if one.went_on else one.thawing for one in before)
+        seconds = max(THAWED_SHARE * whole - taken - self._thawing(), 0.0)
+        asked = self._attempt["asked"]
+        for slow in (one.too_slow for one in before if one.too_slow):
+            # As much, or more, in the same time or less.
+            if slow["seconds"] >= seconds and all(asked[name] >= slow[name] for name in asked):
+                return 0.0
+        return seconds
 
     def _thawing(self) -> float:
         """Seconds for which trials that run elsewhere have been training convolutions."""

@@ -266,7 +266,14 @@ class TestGoingOn:
 
 
 class TestUnfreezing:
-    def tried(self, quick, tmp_path, before, thawed=(), workers=1):
+    #: of a trial that was given 45 s for it
+    TOO_SLOW = {
+        "went_on": False,
+        "thawing": 7.0,
+        "too_slow": {"unfreeze": 2, "image_size": 64, "seconds": 45.0},
+    }
+
+    def tried(self, quick, tmp_path, before, thawed=(), workers=1, slow=(), **asked):
         made, _, _ = tuner(quick, tmp_path / "s")
         for number, accuracy in enumerate(before):
             outcome = Outcome(
@@ -276,11 +283,12 @@ class TestUnfreezing:
                 accuracy=accuracy,
                 began=10 * number,
                 ended=10 * number + 10,
-                went_on=True if number in thawed else None,
                 worker=f"worker{number % workers}",
+                **({"went_on": True} if number in thawed else {}),
+                **(self.TOO_SLOW if number in slow else {}),
             )
             outcome.write(made.folder / f"trial_{number}")
-        made._attempt = {"trial": "100"}
+        made._attempt = {"trial": "100", "asked": {"unfreeze": 2, "image_size": 64} | asked}
         return made._thaws_for
 
     def test_goes_on_from_the_best_frozen_nets_only(self, quick, tmp_path):
@@ -296,6 +304,23 @@ class TestUnfreezing:
         for thawed, seconds in ((0, 60), (5, 10), (7, 0)):
             thaws_for = self.tried(quick, tmp_path / str(thawed), [0.1] * 20, range(thawed))
             assert thaws_for(0.9) == pytest.approx(seconds, abs=1)
+
+    @pytest.mark.parametrize(
+        ("slow", "asked", "seconds"),
+        [
+            ([0], {}, 53),  # more than those 45 s
+            ([0, 1, 2], {}, 0),  # 39 s
+            ([0, 1, 2], {"unfreeze": 3, "image_size": 96}, 0),
+            ([0, 1, 2], {"unfreeze": 1}, 39),
+            ([0, 1, 2], {"image_size": 48}, 39),
+        ],
+    )
+    def test_what_was_too_slow_before_is_not_begun_again(
+        self, quick, tmp_path, slow, asked, seconds
+    ):
+        """A tenth of 600 s, less 7 s for each trial in which that was found."""
+        thaws_for = self.tried(quick, tmp_path, [0.1] * 20, slow=slow, **asked)
+        assert thaws_for(0.9) == pytest.approx(seconds, abs=1)
 
     def test_what_others_do_at_the_same_time_counts(self, quick, tmp_path):
         thaws_for = self.tried(quick, tmp_path, [0.1] * 20, workers=2)
