@@ -154,7 +154,7 @@ class FineTuneTuner(BaseTuner):
         def ended(status: str, reason: str | None = None) -> Outcome:
             scores = self._attempt["scores"]
             hp = _done(trial.hyperparameters, self._attempt["went_on"])
-            allowed = scores.get("too_slow_in")
+            slow = {"seconds": scores["too_slow_in"]} if "too_slow_in" in scores else None
             outcome = Outcome(
                 trial=trial.trial_id,
                 settings=plain(hp),
@@ -164,9 +164,7 @@ class FineTuneTuner(BaseTuner):
                 frozen_accuracy=scores.get("frozen_accuracy"),
                 went_on=self._attempt["went_on"],
                 thawing=scores.get("thawing_seconds", 0.0),
-                too_slow=None
-                if allowed is None
-                else {**self._attempt["asked"], "seconds": allowed},
+                too_slow=slow and {**self._attempt["asked"], **slow},
                 reason=reason,
                 began=began,
                 ended=self.budget.spent,
