@@ -18,7 +18,8 @@ class Claims:
 
     Each key is a byte of a file, which is locked (fcntl(2)) and need not be there. The system lets
     go of the locks of a process that is killed. Two keys of the same byte, and all threads of one
-    process, are taken for the same.
+    process, are taken for the same; where a process has the file open twice, closing it once lets
+    go of all its keys. What is lost or confused so is computed twice, or a little later.
 
     Args:
         path: of a file that is there for this alone; it is made.

@@ -168,6 +168,22 @@ def test_fixed_views_of_several_parts_come_one_after_the_other(examples):
     assert digests.tolist() == [*their_digests[[2, 5]], *their_digests, their_digests[0]]
 
 
+def test_fixed_views_are_of_what_is_chosen_shortly_before(examples):
+    asked = [(examples, CentreView(1.0)), (examples.select([6, 5, 4]), CentreView(1.0))]
+    told = []
+
+    def choose(number, indices):
+        told.append((number, indices.tolist()))
+        return indices[indices % 2 == 1 - number]
+
+    batches = fixed_views(asked, image_size=16, batch_size=4, choose=choose)
+    _, digests, numbers = map(np.concatenate, zip(*batches.as_numpy_iterator(), strict=True))
+    assert told == [(0, [0, 1, 2, 3]), (0, [4, 5, 6]), (1, [0, 1, 2])]
+    assert numbers.tolist() == [0, 0, 0, 1, 1]
+    of_all = examples.contents.digests()
+    assert b"".join(digests) == of_all[[1, 3, 5, 6, 4]].tobytes()
+
+
 def test_a_view_belongs_to_the_bytes_of_its_image(examples):
     view = RandomView(AUGMENTATIONS["inception"](), 2)
     views, _ = all_views(examples, view)

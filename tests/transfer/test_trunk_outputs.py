@@ -299,7 +299,7 @@ class TestWhatAnotherProcessIsAt:
         return sum(entry.outputs for entry in cache.sets())
 
     def wait_for_ours(self, cache):
-        for _ in range(600):
+        for _ in range(1200):
             if self.stored(cache) == 4:
                 return
             time.sleep(0.1)
@@ -311,14 +311,14 @@ class TestWhatAnotherProcessIsAt:
         assert not asked.done()
         with cache.open(trunk_fingerprint(trunk()), (4,), "") as theirs:
             theirs.add(keys, np.zeros((5, 4)))
-        stored, rows = asked.result(60)
+        stored, rows = asked.result(120)
         assert (stored[0, :5] == 0).all() and (stored[0, 5:] != 0).any(axis=1).all()
         assert rows.min() >= 0
 
     def test_is_taken_over_where_it_is_gone(self, examples, cache, keys, other, asked, tmp_path):
         self.wait_for_ours(cache)
         other.kill()
-        stored, _ = asked.result(60)
+        stored, _ = asked.result(120)
         expected, _ = outputs_of(trunk(), examples, [CENTRE], FeatureCache(tmp_path / "own"))
         np.testing.assert_array_equal(stored, expected)
 
