@@ -98,12 +98,12 @@ def fixed_views(
         load, indices = loads[id(examples)], tf.data.Dataset.range(len(examples))
         if choose is not None:
             chosen = partial(choose, number)
-            indices = indices.batch(batch_size).map(
-                lambda some: tf.ensure_shape(
-                    tf.numpy_function(chosen, [some], tf.int64, stateful=True), [None]
-                )
-            )
-            indices = indices.unbatch()
+
+            def some_of(indices: tf.Tensor) -> tf.Tensor:
+                found = tf.numpy_function(chosen, [indices], tf.int64, stateful=True)
+                return tf.ensure_shape(found, [None])
+
+            indices = indices.batch(batch_size).map(_plain(some_of)).unbatch()
         return _mapped(indices, lambda index: (load(index), tf.constant(number, tf.int64)))
 
     def view(encoded: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -210,9 +210,10 @@ def _one_hot(examples: Examples, index: tf.Tensor) -> tf.Tensor:
 
 
 def _mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    """`function` of each element, some at a time, in order.
+    """`function` of each element, some at a time, in order."""
+    return dataset.map(_plain(function), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    What it calls is written for graphs; AutoGraph would take seconds to find that out.
-    """
-    plain = tf.autograph.experimental.do_not_convert(function)
-    return dataset.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    # What it calls is written for graphs; AutoGraph would take seconds to find that out.
+    return tf.autograph.experimental.do_not_convert(function)
