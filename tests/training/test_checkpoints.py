@@ -464,10 +464,10 @@ def start(script, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def assert_usable(folder, at_least):
+def assert_usable(folder, at_least, most=3):
     """All files but parts are whole, by NumPy; two at least, once there were so many."""
     paths = sorted(folder.glob("step-*.npz"))
-    assert min(at_least, 2) <= len(paths) <= 3
+    assert min(at_least, 2) <= len(paths) <= most
     for path in paths:
         step = int(path.name[5:15])
         with np.load(path) as stored:
@@ -488,6 +488,8 @@ def test_a_run_killed_at_random_moments_loses_nothing_that_was_saved(tmp_path):
     rng = random.Random()
     newest = parts = 0
     for turn in range(20):
+        # Each run may be killed right before it removes an older one, and so may the next.
+        most = max(len(list(tmp_path.glob("step-*.npz"))) + 1, 3)
         with start(SAVE_WITHOUT_END, tmp_path) as run:
             for _ in range(rng.choice([1, 2, 2, 3])):
                 run.stdout.readline()
@@ -500,7 +502,7 @@ def test_a_run_killed_at_random_moments_loses_nothing_that_was_saved(tmp_path):
             run.kill()
             reported = [int(line) for line in run.stdout if line.strip().isdecimal()]
         parts += len(list(tmp_path.glob(".step*.part")))
-        newest = assert_usable(tmp_path, at_least=max([newest, *reported]))
+        newest = assert_usable(tmp_path, at_least=max([newest, *reported]), most=most)
     assert newest > 10
     assert parts > 2  # else none was killed while it was writing
 
