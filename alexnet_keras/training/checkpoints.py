@@ -55,7 +55,8 @@ class Checkpoints:
 
     A file appears under its name only when it is whole and on the disk, and only then are older
     ones removed, so a run that is killed at any moment leaves the newest `keep` usable (power cuts
-    too, if the disk keeps what it said it has). While one is written the disk holds one more.
+    too, if the disk keeps what it said it has). While one is written the disk holds one more; so it
+    does for each time that a run is killed right before it removes one, until the next is saved.
 
     As long as the object is open, no other may use the folder: a lock sees to that, which ends
     with the process however it ends. A run that was killed may leave a part of a file; it is
